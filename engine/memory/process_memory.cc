@@ -1,0 +1,289 @@
+#include "engine/memory/process_memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+// Present where the program runs on jemalloc.
+extern "C" int mallctl(const char* name, void* old_value, std::size_t* old_length, void* new_value,
+                       std::size_t new_length) __attribute__((weak));
+
+namespace plimsoll {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::optional<std::string> read_file(const fs::path& path) {
+  std::ifstream in(path);
+  if (!in) return std::nullopt;
+  return std::string{std::istreambuf_iterator<char>(in), {}};
+}
+
+std::optional<std::uint64_t> parse_number(std::string_view text) {
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end == text.data()) return std::nullopt;
+  return value;
+}
+
+// A file that holds one number; absent for "max".
+std::optional<std::uint64_t> read_number(const fs::path& path) {
+  const auto text = read_file(path);
+  return text ? parse_number(*text) : std::nullopt;
+}
+
+// The value behind `key ` in a file of "key value" lines.
+std::optional<std::uint64_t> read_keyed(const fs::path& path, std::string_view key) {
+  std::istringstream in(read_file(path).value_or(""));
+  for (std::string name, value; in >> name >> value;) {
+    if (name == key) return parse_number(value);
+  }
+  return std::nullopt;
+}
+
+// Where this process sits: the group's folder, and the mount that it lies in.
+struct Group {
+  fs::path folder;
+  fs::path mount;
+  std::string path;
+};
+
+// cgroups(7): /proc/self/cgroup has "id:controllers:path" lines, v2's with empty controllers.
+std::optional<std::string> group_path(const fs::path& root, bool v2) {
+  std::istringstream in(read_file(root / "proc/self/cgroup").value_or(""));
+  for (std::string line; std::getline(in, line);) {
+    const auto first = line.find(':');
+    const auto second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    if (v2 ? controllers == ",," : controllers.find(",memory,") != std::string::npos) {
+      return line.substr(second + 1);
+    }
+  }
+  return std::nullopt;
+}
+
+// proc_pid_mountinfo(5): "id parent dev root mountpoint options... - type source superoptions".
+std::optional<Group> find_group(const fs::path& root, bool v2) {
+  const auto path = group_path(root, v2);
+  if (!path) return std::nullopt;
+  std::istringstream in(read_file(root / "proc/self/mountinfo").value_or(""));
+  for (std::string line; std::getline(in, line);) {
+    const auto dash = line.find(" - ");
+    if (dash == std::string::npos) continue;
+    std::istringstream before(line.substr(0, dash));
+    std::istringstream after(line.substr(dash + 3));
+    std::string skip;
+    std::string mount_root;
+    std::string mount_point;
+    std::string type;
+    std::string options;
+    before >> skip >> skip >> skip >> mount_root >> mount_point;
+    after >> type >> skip >> options;
+    const bool memory = ("," + options + ",").find(",memory,") != std::string::npos;
+    if (v2 ? type != "cgroup2" : (type != "cgroup" || !memory)) continue;
+    // In a container the mount may begin at the group itself.
+    std::string below = *path;
+    if (mount_root != "/")
+      below = below.starts_with(mount_root) ? below.substr(mount_root.size()) : "";
+    while (below.starts_with('/')) below.erase(0, 1);
+    Group group;
+    group.mount = root / fs::path(mount_point).relative_path();
+    group.folder = below.empty() ? group.mount : group.mount / below;
+    group.path = *path;
+    return group;
+  }
+  return std::nullopt;
+}
+
+std::optional<CgroupMemory> read_v2(const Group& group) {
+  const auto current = read_number(group.folder / "memory.current");
+  if (!current) return std::nullopt;  // no memory controller, or the root group
+  CgroupMemory memory;
+  memory.version = CgroupVersion::v2;
+  memory.path = group.path;
+  memory.current_bytes = *current;
+  memory.high_bytes = read_number(group.folder / "memory.high");
+  memory.oom_kills = read_keyed(group.folder / "memory.events", "oom_kill");
+  memory.limit_hits = read_keyed(group.folder / "memory.events", "max");
+  // The tightest limit on the way up is the one that kills.
+  for (fs::path folder = group.folder;; folder = folder.parent_path()) {
+    if (const auto limit = read_number(folder / "memory.max")) {
+      memory.limit_bytes = std::min(memory.limit_bytes.value_or(*limit), *limit);
+    }
+    if (folder == group.mount || !folder.has_relative_path()) break;
+  }
+  return memory;
+}
+
+std::optional<CgroupMemory> read_v1(const Group& group) {
+  const auto usage = read_number(group.folder / "memory.usage_in_bytes");
+  if (!usage) return std::nullopt;
+  CgroupMemory memory;
+  memory.version = CgroupVersion::v1;
+  memory.path = group.path;
+  memory.current_bytes = *usage;
+  constexpr std::uint64_t unlimited = 1ULL << 62;
+  auto limit = read_keyed(group.folder / "memory.stat", "hierarchical_memory_limit");
+  if (!limit) limit = read_number(group.folder / "memory.limit_in_bytes");
+  if (limit && *limit < unlimited) memory.limit_bytes = limit;
+  memory.oom_kills = read_keyed(group.folder / "memory.oom_control", "oom_kill");
+  memory.limit_hits = read_number(group.folder / "memory.failcnt");
+  return memory;
+}
+
+// "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", and the same for "full".
+std::optional<MemoryPressure> parse_pressure(const std::string& text) {
+  MemoryPressure pressure;
+  bool some = false;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string kind;
+    words >> kind;
+    const bool full = kind == "full";
+    some |= kind == "some";
+    for (std::string word; words >> word;) {
+      const auto equals = word.find('=');
+      if (equals == std::string::npos) continue;
+      const std::string name = word.substr(0, equals);
+      const double value = std::strtod(word.c_str() + equals + 1, nullptr);
+      if (name == "avg10") (full ? pressure.full_avg10 : pressure.some_avg10) = value;
+      if (name == "avg60") (full ? pressure.full_avg60 : pressure.some_avg60) = value;
+      if (name == "total") {
+        (full ? pressure.full_total_us : pressure.some_total_us) =
+            parse_number(std::string_view(word).substr(equals + 1)).value_or(0);
+      }
+    }
+  }
+  return some ? std::optional(pressure) : std::nullopt;
+}
+
+std::uint64_t mallctl_size(const char* name) {
+  std::size_t value = 0;
+  std::size_t length = sizeof value;
+  mallctl(name, &value, &length, nullptr, 0);
+  return value;
+}
+
+}  // namespace
+
+Result<ProcessMemory> read_process_memory(const fs::path& proc) {
+  const auto text = read_file(proc / "self/smaps_rollup");
+  if (!text) return fail(ErrorCode::unsupported, "cannot read /proc/self/smaps_rollup");
+  std::istringstream in(*text);
+  std::string line;
+  std::getline(in, line);  // the address range
+  ProcessMemory memory;
+  while (std::getline(in, line)) {
+    std::istringstream words(line);
+    std::string name;
+    std::uint64_t kibibytes = 0;
+    if (!(words >> name >> kibibytes)) continue;
+    const std::uint64_t bytes = kibibytes * 1024;
+    if (name == "Rss:") memory.rss_bytes = bytes;
+    if (name == "Pss:") memory.pss_bytes = bytes;
+    if (name == "Anonymous:") memory.anonymous_bytes = bytes;
+    if (name == "Swap:") memory.swap_bytes = bytes;
+  }
+  if (memory.rss_bytes < memory.anonymous_bytes) {
+    return fail(ErrorCode::malformed, "/proc/self/smaps_rollup has more anonymous memory than RSS");
+  }
+  memory.file_bytes = memory.rss_bytes - memory.anonymous_bytes;
+  return memory;
+}
+
+Result<CgroupMemory> read_cgroup_memory(const fs::path& root) {
+  if (const auto group = find_group(root, /*v2=*/true)) {
+    if (auto memory = read_v2(*group)) return *memory;
+  }
+  if (const auto group = find_group(root, /*v2=*/false)) {
+    if (auto memory = read_v1(*group)) return *memory;
+  }
+  return fail(ErrorCode::not_found, "this process is in no cgroup with a memory controller");
+}
+
+Result<MemoryPressure> read_memory_pressure(const fs::path& root) {
+  if (const auto group = find_group(root, /*v2=*/true)) {
+    // Every group but the host's root has a cgroup.type.
+    std::error_code error;
+    const bool scoped = fs::exists(group->folder / "cgroup.type", error);
+    if (scoped) {
+      auto pressure = parse_pressure(read_file(group->folder / "memory.pressure").value_or(""));
+      if (pressure) {
+        pressure->cgroup_scoped = true;
+        return *pressure;
+      }
+    }
+  }
+  if (auto pressure = parse_pressure(read_file(root / "proc/pressure/memory").value_or(""))) {
+    return *pressure;
+  }
+  return fail(ErrorCode::not_found, "the kernel offers no pressure stall information");
+}
+
+std::optional<AllocatorMemory> read_allocator_memory() {
+  if (mallctl == nullptr) return std::nullopt;
+  std::uint64_t epoch = 1;  // figures are those of the last epoch
+  std::size_t length = sizeof epoch;
+  mallctl("epoch", &epoch, &length, &epoch, length);
+  AllocatorMemory memory;
+  memory.allocated_bytes = mallctl_size("stats.allocated");
+  memory.active_bytes = mallctl_size("stats.active");
+  memory.resident_bytes = mallctl_size("stats.resident");
+  memory.metadata_bytes = mallctl_size("stats.metadata");
+  return memory;
+}
+
+void purge_allocator() {
+  // 4096 is MALLCTL_ARENAS_ALL.
+  if (mallctl != nullptr) mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);
+}
+
+std::uint64_t resident_bytes(const void* data, std::uint64_t size) {
+  const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(data) / page * page;
+  const std::uint64_t pages =
+      (reinterpret_cast<std::uintptr_t>(data) + size - begin + page - 1) / page;
+  std::vector<unsigned char> present(std::min<std::uint64_t>(pages, 1 << 16));
+  std::uint64_t resident = 0;
+  for (std::uint64_t done = 0; done < pages; done += present.size()) {
+    const std::uint64_t count = std::min<std::uint64_t>(pages - done, present.size());
+    if (mincore(reinterpret_cast<void*>(begin + done * page), count * page, present.data()) != 0) {
+      break;
+    }
+    resident += static_cast<std::uint64_t>(
+        std::count_if(present.begin(), present.begin() + static_cast<std::ptrdiff_t>(count),
+                      [](unsigned char p) { return (p & 1) != 0; }));
+  }
+  return std::min(resident * page, size);
+}
+
+Result<MemoryReport> make_memory_report(const Ledger& ledger) {
+  auto process = read_process_memory();
+  if (!process) return fail(process.error());
+  MemoryReport report;
+  report.process = *process;
+  report.rows = ledger.snapshot();
+  if (auto cgroup = read_cgroup_memory()) report.cgroup = *cgroup;
+  if (auto pressure = read_memory_pressure()) report.pressure = *pressure;
+  report.allocator = read_allocator_memory();
+  for (const auto& row : report.rows) {
+    if (row.kind == MemoryKind::anonymous) {
+      report.ledger_anonymous_bytes += row.bytes;
+      report.ledger_touched_bytes += row.resident_bytes;
+    }
+    if (row.kind == MemoryKind::mapped) report.ledger_mapped_bytes += row.bytes;
+  }
+  report.unattributed_bytes =
+      static_cast<std::int64_t>(process->anonymous_bytes) - report.ledger_touched_bytes;
+  return report;
+}
+
+}  // namespace plimsoll
