@@ -1,0 +1,56 @@
+// Matrix products with the model's weights: y[tokens, rows] = x[tokens, cols] . W[rows, cols]^T.
+//
+// Two paths. `float32` expands the weights row by row, exactly as the file defines them: the
+// reference, and the path for float files. `int8` multiplies 8-bit activations (one scale per 32
+// columns) with packed 4- or 8-bit weights: the fast path for quantized files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "engine/formats/tensor.h"
+#include "engine/kernels/cpu/packed.h"
+#include "engine/kernels/cpu/thread_pool.h"
+
+namespace plimsoll {
+
+// One weight matrix as the kernels see it. Both views point into mapped files.
+struct WeightMatrix {
+  TensorView source;    // [rows, cols] in the model file
+  PackedMatrix packed;  // empty: the float32 path is taken
+  std::size_t rows() const { return source.rows(); }
+  std::size_t cols() const { return source.cols(); }
+};
+
+// Activations of one step, quantized once and used for several products with the same tokens.
+// Buffers belong to the caller. Tokens go in tiles of 16 (the last may be shorter), so that what a
+// kernel reads next lies next: [tiles][cols / 32][tokens of the tile][32] for q, and the same
+// without the last dimension for the others.
+struct QuantizedActivations {
+  std::int8_t* q = nullptr;
+  float* scale = nullptr;       // x ~ scale * q, q in -127..127
+  std::int32_t* sum = nullptr;  // of q over the block
+  float* scaled_sum = nullptr;  // scale * sum
+  static constexpr std::size_t block = 32;
+  static constexpr std::size_t tile_tokens = 16;
+  static std::size_t bytes(std::size_t tokens, std::size_t cols) {
+    return tokens * cols + tokens * (cols / block) * (2 * sizeof(float) + sizeof(std::int32_t)) +
+           256;
+  }
+  // Lays the arrays out in `buffer` (64-byte aligned, bytes(tokens, cols) long).
+  static QuantizedActivations in(std::byte* buffer, std::size_t tokens, std::size_t cols);
+};
+
+// x [tokens, cols] row-major with stride ldx; cols is a multiple of 32. NaN and infinity in x are
+// the caller's bug: the block's scale becomes NaN and so do the products.
+void quantize_activations(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
+                          const QuantizedActivations& out, ThreadPool& pool);
+
+// y is [tokens, w.rows()] with stride ldy, overwritten. x_q, quantized with the same `tokens`, is
+// needed if w.packed is not empty, x otherwise. A token's products do not depend on the other
+// tokens, to the last bit.
+void matmul(const WeightMatrix& w, const float* x, std::size_t ldx, const QuantizedActivations& x_q,
+            std::size_t tokens, float* y, std::size_t ldy, ThreadPool& pool);
+
+}  // namespace plimsoll

@@ -1,0 +1,87 @@
+// Packed weights: the layout that the int8 kernels read, made once from a model file, kept in a
+// cache file and mapped, so that processes share it and the kernel can reclaim it.
+//
+// One layout for every instruction set. Rows go in panels of 16 (one SIMD lane a row); columns in
+// blocks of 32. Every source type becomes one of two forms, both affine per row and block:
+//   w = factor * (scale * u + min),   u unsigned, 4 bits (u4) or 8 bits (u8)
+// so that dot(w, x) = factor * sum over blocks of
+//                     scale * scale_x * dot(u, q) + min * scale_x * sum(q).
+// A panel holds 16 factors, one f32 a row: powers of two that bring the row's scales and mins into
+// the upper range of f16, where they keep 11 bits whatever the weights' magnitude. Then its blocks:
+//   scales (16 x f16), mins (16 x f16), then u:
+//   u8: for each group g of 4 columns (8 groups): 16 rows x 4 bytes            = 512 bytes
+//   u4: for each group g of 4 columns (4 groups): 16 rows x 4 bytes, the low nibble from column
+//       4g+j, the high nibble from column 16+4g+j                              = 256 bytes
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+
+#include "engine/base/result.h"
+#include "engine/formats/mapped_file.h"
+#include "engine/formats/tensor.h"
+
+namespace plimsoll {
+
+enum class PackedForm : std::uint32_t { none = 0, u4 = 4, u8 = 8 };
+
+struct PackedMatrix {
+  static constexpr std::size_t panel_rows = 16;
+  static constexpr std::size_t block_cols = 32;
+  static constexpr std::size_t factors_bytes = panel_rows * sizeof(float);
+  PackedForm form = PackedForm::none;
+  std::uint32_t rows = 0;  // as in the source; the last panel is padded with zeros
+  std::uint32_t cols = 0;  // a multiple of 32
+  const std::byte* data = nullptr;
+
+  bool empty() const { return form == PackedForm::none; }
+  std::size_t block_bytes() const { return 64 + (form == PackedForm::u4 ? 256 : 512); }
+  std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
+  std::size_t panel_bytes() const { return factors_bytes + cols / block_cols * block_bytes(); }
+  std::size_t bytes() const { return panels() * panel_bytes(); }
+};
+
+// The form a type is packed to: 4-bit types to u4, the others to u8; none for i64, and for
+// matrices whose columns are no multiple of 32.
+//
+// Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 keep their quants; only their scales and mins are
+// rounded to 11 bits. Q6_K (scales of 16 columns) and the float types are quantized anew, to 255
+// steps between the least and the greatest value of a row's block.
+PackedForm packed_form(const TensorView& source);
+// Packs one matrix into dst (PackedMatrix::bytes() long).
+void pack_matrix(const TensorView& source, PackedForm form, std::byte* dst);
+// Packs one panel (PackedMatrix::panel_bytes() long).
+void pack_panel(const TensorView& source, PackedForm form, std::size_t panel, std::byte* dst);
+
+// Called with (bytes done, bytes in all); from the calling thread.
+using Progress = std::function<void(std::uint64_t, std::uint64_t)>;
+
+// The cache file of one model file: a header, a table of the matrices, and their panels, each
+// matrix on a 64-byte border. Header and table follow from the model alone.
+class PackedFile {
+ public:
+  // Opens `<directory>/<stem>-<content hash>-<layout version>.packed`, or makes it. A file whose
+  // header, table or size is not exactly what this model gives is made again. It is written under
+  // a temporary name, synced, then renamed, so that a crash leaves no half file; a second process
+  // waits for the first and uses its file. Memory use is bounded by a panel, not by the model.
+  // Errors: resource_exhausted (disk full), permission_denied (directory not writable),
+  // unavailable (other input or output errors).
+  static Result<PackedFile> open_or_make(const MappedFile& model,
+                                         std::span<const TensorView> matrices,
+                                         const std::filesystem::path& directory,
+                                         const Progress& progress);
+
+  PackedMatrix find(const std::string& tensor_name) const;  // empty if it was not packed
+  const MappedFile& file() const { return file_; }
+
+ private:
+  MappedFile file_;
+  std::map<std::string, PackedMatrix> matrices_;
+};
+
+}  // namespace plimsoll

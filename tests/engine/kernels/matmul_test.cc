@@ -1,0 +1,251 @@
+#include "engine/kernels/cpu/matmul.h"
+
+#include <cmath>
+#include <limits>
+
+#include "tests/engine/kernels/weights.h"
+
+namespace plimsoll {
+namespace {
+
+// A 64-byte aligned buffer with activations in it.
+struct Quantized {
+  std::vector<std::byte> storage;
+  QuantizedActivations a;
+  std::size_t tokens, cols;
+
+  Quantized(const float* x, std::size_t ldx, std::size_t n, std::size_t c, ThreadPool& pool)
+      : storage(QuantizedActivations::bytes(n, c) + 64), tokens(n), cols(c) {
+    const auto address = reinterpret_cast<std::uintptr_t>(storage.data());
+    a = QuantizedActivations::in(storage.data() + (64 - address % 64) % 64, n, c);
+    quantize_activations(x, ldx, n, c, a, pool);
+  }
+  // Where token t's block b lies, as matmul.h describes it.
+  std::size_t at(std::size_t t, std::size_t b) const {
+    const std::size_t tile = t / 16 * 16;
+    return tile * (cols / 32) + b * std::min<std::size_t>(16, tokens - tile) + t % 16;
+  }
+};
+
+class Matmul : public EveryIsa {};
+PLIMSOLL_FOR_EVERY_ISA(Matmul);
+
+TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
+  ThreadPool pool(2);
+  for (const std::size_t tokens : {1, 15, 16, 33}) {
+    const std::size_t cols = 96, ldx = 101;
+    auto x = random_floats(tokens * ldx, 1, 3.0F);
+    for (std::size_t i = 0; i < 32; ++i) x[i] = 0.0F;
+    for (std::size_t i = 32; i < 64; ++i) x[i] = i % 2 != 0 ? 1e-38F : -1e-44F;
+    for (std::size_t i = 64; i < 96; ++i) x[i] = i % 2 != 0 ? 3e38F : -1.0F;
+    const Quantized q(x.data(), ldx, tokens, cols, pool);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      for (std::size_t b = 0; b < cols / 32; ++b) {
+        const std::size_t at = q.at(t, b);
+        float largest = 0;
+        std::int32_t sum = 0;
+        for (std::size_t i = 0; i < 32; ++i) {
+          const float v = x[t * ldx + b * 32 + i];
+          largest = std::max(largest, std::abs(v));
+          const int got = q.a.q[at * 32 + i];
+          sum += got;
+          ASSERT_GE(got, -127);  // -128 would overflow the AVX2 kernel's 16-bit sums
+          ASSERT_NEAR(static_cast<double>(q.a.scale[at]) * got, v, 0.5001 * q.a.scale[at] + 1e-30);
+        }
+        EXPECT_NEAR(q.a.scale[at], largest / 127, largest * 1e-7 + 1e-30);
+        EXPECT_EQ(q.a.sum[at], sum);
+        EXPECT_EQ(q.a.scaled_sum[at], q.a.scale[at] * static_cast<float>(sum));
+      }
+    }
+  }
+}
+
+TEST_P(Matmul, NanAndInfinityAreNotHidden) {
+  ThreadPool pool(1);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const std::size_t place : {0, 7, 31}) {
+      std::vector<float> x(64, 1.0F);
+      x[32 + place] = bad;
+      const Quantized q(x.data(), 64, 1, 64, pool);
+      EXPECT_EQ(q.a.scale[0], 1.0F / 127);
+      EXPECT_TRUE(std::isnan(q.a.scale[1]) && std::isnan(q.a.scaled_sum[1]));
+    }
+  }
+}
+
+// The float path against the definition, over every type.
+TEST_P(Matmul, Float32MatchesDouble) {
+  ThreadPool pool(2);
+  for (const TensorType type : weight_types) {
+    for (const std::size_t rows : {1, 7, 8, 21}) {
+      const std::size_t cols = 768, ldx = cols + 3, ldy = rows + 2;
+      const Weights weights(type, rows, cols, 3);
+      const auto w = weights.values();
+      for (const std::size_t tokens : {0, 1, 2, 3, 8, 10}) {
+        const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
+        std::vector<float> y(tokens * ldy + 1, -7.0F);
+        matmul({weights.view, {}}, x.data(), ldx, {}, tokens, y.data(), ldy, pool);
+        for (std::size_t t = 0; t < tokens; ++t) {
+          for (std::size_t r = 0; r < rows; ++r) {
+            double want = 0, magnitude = 0;
+            for (std::size_t i = 0; i < cols; ++i) {
+              const double product = static_cast<double>(w[r * cols + i]) * x[t * ldx + i];
+              want += product;
+              magnitude += std::abs(product);
+            }
+            ASSERT_NEAR(y[t * ldy + r], want, 2e-6 * magnitude);
+          }
+          ASSERT_EQ(y[t * ldy + rows], -7.0F) << "written beyond the row";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Matmul, Float32TakesUnalignedFilesAndOddColumns) {
+  ThreadPool pool(1);
+  const std::size_t rows = 9, cols = 37, tokens = 4;
+  const Weights weights(TensorType::f32, rows, cols, 3);
+  std::vector<std::byte> shifted(weights.view.bytes + 1);
+  std::memcpy(shifted.data() + 1, weights.storage.data(), weights.view.bytes);
+  TensorView view = weights.view;
+  view.data = shifted.data() + 1;
+  const auto x = random_floats(tokens * cols, 4);
+  std::vector<float> aligned(tokens * rows), unaligned(tokens * rows);
+  matmul({weights.view, {}}, x.data(), cols, {}, tokens, aligned.data(), rows, pool);
+  matmul({view, {}}, x.data(), cols, {}, tokens, unaligned.data(), rows, pool);
+  EXPECT_EQ(aligned, unaligned);
+}
+
+// The int8 path against its definition: packed weights times quantized activations.
+TEST_P(Matmul, Int8MatchesDouble) {
+  ThreadPool pool(2);
+  for (const TensorType type : {TensorType::q4_1, TensorType::q8_0, TensorType::q4_k}) {
+    for (const std::size_t rows : {1, 15, 16, 41}) {
+      for (const std::size_t cols : {256, 768}) {
+        const Weights weights(type, rows, cols, 3);
+        const Packed packed(weights.view);
+        const std::size_t ldx = cols + 5, ldy = rows + 2;
+        for (const std::size_t tokens : {0, 1, 7, 8, 9, 33}) {
+          const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
+          const Quantized q(x.data(), ldx, tokens, cols, pool);
+          std::vector<float> y(tokens * ldy + 1, -7.0F);
+          matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), ldy, pool);
+          for (std::size_t t = 0; t < tokens; ++t) {
+            for (std::size_t r = 0; r < rows; ++r) {
+              double want = 0, magnitude = 0;
+              for (std::size_t i = 0; i < cols; ++i) {
+                const std::size_t at = q.at(t, i / 32);
+                const double product =
+                    packed_value(packed.matrix, r, i) *
+                    (static_cast<double>(q.a.scale[at]) * q.a.q[at * 32 + i % 32]);
+                want += product;
+                magnitude += std::abs(product);
+              }
+              // u and min cancel in part: their own magnitude bounds the rounding.
+              ASSERT_NEAR(y[t * ldy + r], want, 1e-5 * magnitude) << rows << ' ' << tokens;
+            }
+            ASSERT_EQ(y[t * ldy + rows], -7.0F) << "written beyond the row";
+          }
+        }
+      }
+    }
+  }
+}
+
+// Integers in, integers out: the dot products have to be exact, at their extremes too.
+TEST_P(Matmul, Int8DotsAreExact) {
+  ThreadPool pool(1);
+  const std::size_t rows = 16, cols = 64, tokens = 5;
+  for (const TensorType type : {TensorType::q8_0, TensorType::q4_0}) {
+    for (const int kind : {0, 1, 2, 3}) {
+      Weights weights(type, rows, cols, 5);
+      const std::size_t block = info(type).block_bytes;
+      std::mt19937 generator(kind);
+      for (std::size_t at = 0; at < weights.storage.size(); at += block) {
+        const std::uint16_t one = float_to_half(1.0F);
+        std::memcpy(&weights.storage[at], &one, 2);
+        for (std::size_t i = 2; i < block; ++i) {
+          const unsigned choices[] = {0x80, 0x7F, 0x00, static_cast<unsigned>(generator())};
+          weights.storage[at + i] =
+              static_cast<std::byte>(kind < 3 ? choices[kind] : choices[generator() % 4]);
+        }
+      }
+      std::vector<float> x(tokens * cols);
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        const float v = static_cast<float>(static_cast<int>(generator() % 255) - 127);
+        x[i] = i / cols == 0 ? 127.0F : i / cols == 1 ? -127.0F : i % 32 == 0 ? 127.0F : v;
+      }
+      const auto w = weights.values();
+      const Packed packed(weights.view);
+      const Quantized q(x.data(), cols, tokens, cols, pool);
+      std::vector<float> y(tokens * rows);
+      matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), rows, pool);
+      for (std::size_t t = 0; t < tokens; ++t) {
+        for (std::size_t r = 0; r < rows; ++r) {
+          double want = 0;
+          for (std::size_t i = 0; i < cols; ++i) want += w[r * cols + i] * x[t * cols + i];
+          ASSERT_EQ(y[t * rows + r], want) << "type " << info(type).name << " kind " << kind;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Matmul, ATokenDoesNotDependOnTheOthers) {
+  ThreadPool pool(2);
+  const std::size_t rows = 50, cols = 512, most = 37;
+  const auto x = random_floats(most * cols, 6);
+  for (const TensorType type : {TensorType::q4_1, TensorType::q8_0, TensorType::f32}) {
+    const Weights weights(type, rows, cols, 7);
+    WeightMatrix w{weights.view, {}};
+    const Packed packed(weights.view);
+    if (type != TensorType::f32) w.packed = packed.matrix;
+    std::vector<float> alone(most * rows);
+    for (std::size_t t = 0; t < most; ++t) {
+      const Quantized q(&x[t * cols], cols, 1, cols, pool);
+      matmul(w, &x[t * cols], cols, q.a, 1, &alone[t * rows], rows, pool);
+    }
+    for (std::size_t tokens = 2; tokens <= most; ++tokens) {
+      const std::size_t first = most - tokens;  // each token in every place of a tile
+      const Quantized q(&x[first * cols], cols, tokens, cols, pool);
+      std::vector<float> y(tokens * rows);
+      matmul(w, &x[first * cols], cols, q.a, tokens, y.data(), rows, pool);
+      ASSERT_EQ(std::memcmp(y.data(), &alone[first * rows], y.size() * sizeof(float)), 0)
+          << info(type).name << ", " << tokens << " tokens";
+    }
+  }
+}
+
+// What the instruction sets may differ in: nothing between AVX2 and AVX-512, rounding elsewhere.
+TEST(MatmulIsas, AgreeWithEachOther) {
+  ThreadPool pool(1);
+  const std::size_t rows = 33, cols = 1024, tokens = 9;
+  const auto x = random_floats(tokens * cols, 8);
+  for (const TensorType type : {TensorType::q4_k, TensorType::q6_k}) {
+    const Weights weights(type, rows, cols, 9);
+    const Packed packed(weights.view);
+    std::vector<std::vector<float>> results;
+    for (const Isa isa : supported_isas()) {
+      force_isa(isa);
+      const Quantized q(x.data(), cols, tokens, cols, pool);
+      results.emplace_back(tokens * rows);
+      matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, results.back().data(), rows,
+             pool);
+    }
+    float largest = 0;
+    for (const float v : results[0]) largest = std::max(largest, std::abs(v));
+    for (std::size_t i = 0; i < tokens * rows; ++i) {
+      for (std::size_t isa = 1; isa < results.size(); ++isa) {
+        ASSERT_NEAR(results[isa][i], results[0][i], 1e-5 * largest);
+      }
+    }
+    if (results.size() == 3) {
+      EXPECT_EQ(results[1], results[2]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll

@@ -1,0 +1,91 @@
+#include "engine/kernels/cpu/packed.h"
+
+#include <cmath>
+
+#include "tests/engine/kernels/weights.h"
+
+namespace plimsoll {
+namespace {
+
+bool keeps_quants(TensorType type) {
+  return type != TensorType::q6_k && type != TensorType::f32 && type != TensorType::f16 &&
+         type != TensorType::bf16;
+}
+
+TEST(Packed, FormsFollowTheTypes) {
+  for (const TensorType type : weight_types) {
+    const Weights weights(type, 2, 256, 1);
+    const bool four =
+        type == TensorType::q4_0 || type == TensorType::q4_1 || type == TensorType::q4_k;
+    EXPECT_EQ(packed_form(weights.view), four ? PackedForm::u4 : PackedForm::u8) << info(type).name;
+  }
+  EXPECT_EQ(packed_form(Weights(TensorType::f32, 2, 48, 1).view), PackedForm::none);
+  TensorView none;
+  EXPECT_EQ(packed_form(none), PackedForm::none);
+  none = Weights(TensorType::f32, 2, 64, 1).view;
+  none.type = TensorType::i64;
+  EXPECT_EQ(packed_form(none), PackedForm::none);
+}
+
+// Against dequantize(): the same weights, but for the rounding that packed.h allows.
+TEST(Packed, HoldsTheWeights) {
+  for (const TensorType type : weight_types) {
+    for (const float magnitude : {0.02F, 1e-6F, 1000.0F}) {
+      for (const std::size_t rows : {1, 16, 19}) {
+        const std::size_t cols = 512;
+        const Weights weights(type, rows, cols, 11, magnitude);
+        const Packed packed(weights.view);
+        const auto w = weights.values();
+        double squares = 0, errors = 0;
+        for (std::size_t r = 0; r < rows; ++r) {
+          for (std::size_t c = 0; c < cols; ++c) {
+            const auto block =
+                std::minmax_element(&w[r * cols + c / 32 * 32], &w[r * cols + c / 32 * 32] + 32);
+            const double range = static_cast<double>(*block.second) - *block.first;
+            const double greatest = std::max(std::abs(*block.first), std::abs(*block.second));
+            const double error = packed_value(packed.matrix, r, c) - w[r * cols + c];
+            // A scale and a min, each rounded by at most 2^-12 of itself; then half a step.
+            const double scales = (range + greatest) * std::ldexp(1.0, -11);
+            const double steps = keeps_quants(type) ? 0 : range / 255 * 0.51;
+            ASSERT_NEAR(error, 0, scales + steps + 1e-30) << info(type).name << ' ' << magnitude;
+            errors += error * error;
+            squares += static_cast<double>(w[r * cols + c]) * w[r * cols + c];
+          }
+        }
+        EXPECT_LT(std::sqrt(errors / squares), keeps_quants(type) ? 4e-4 : 8e-3) << info(type).name;
+      }
+    }
+  }
+}
+
+TEST(Packed, FilesWithHalfScalesAreHeldExactly) {
+  for (const TensorType type :
+       {TensorType::q4_0, TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::q8_0}) {
+    const Weights weights(type, 20, 96, 12);
+    const Packed packed(weights.view);
+    const auto w = weights.values();
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      ASSERT_NEAR(packed_value(packed.matrix, i / 96, i % 96), w[i], 1e-6 * std::abs(w[i]) + 1e-7)
+          << info(type).name;
+    }
+  }
+}
+
+TEST(Packed, ZerosAndConstantsAndExtremes) {
+  Weights weights(TensorType::f32, 5, 64, 1);
+  const float constants[] = {0.0F, -3.25F, 1e-40F, 3e38F, -1e-30F};
+  for (std::size_t r = 0; r < 5; ++r) {
+    for (std::size_t c = 0; c < 64; ++c) {
+      std::memcpy(&weights.storage[(r * 64 + c) * 4], &constants[r], 4);
+    }
+  }
+  const Packed packed(weights.view);
+  for (std::size_t r = 0; r < 5; ++r) {
+    ASSERT_NEAR(packed_value(packed.matrix, r, 40), constants[r],
+                std::abs(constants[r]) * 5e-4 + 1e-42);
+  }
+  for (std::size_t r = 5; r < 16; ++r) EXPECT_EQ(packed_value(packed.matrix, r, 3), 0.0);
+}
+
+}  // namespace
+}  // namespace plimsoll
