@@ -1,0 +1,407 @@
+#include "engine/models/bert.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/formats/safetensors.h"
+#include "engine/kernels/cpu/attention.h"
+#include "engine/kernels/cpu/ops.h"
+#include "engine/memory/arena.h"
+#include "engine/models/hyper_parameters.h"
+#include "engine/models/model_folder.h"
+#include "engine/models/step_memory.h"
+#include "engine/models/weights.h"
+#include "engine/quantize/dequantize.h"
+
+namespace plimsoll {
+namespace {
+
+enum class Pooling : std::uint8_t { mean, first_token };
+
+struct BertConfig {
+  std::uint32_t layers = 0;
+  std::uint32_t hidden = 0;
+  std::uint32_t heads = 0;
+  std::uint32_t ffn = 0;
+  std::uint32_t vocab = 0;
+  std::uint32_t positions = 0;
+  std::uint32_t token_types = 0;
+  std::uint32_t context_tokens = 0;  // what sentence-transformers cuts texts to
+  float norm_epsilon = 0.0F;
+  Pooling pooling = Pooling::mean;
+};
+
+struct BertNorm {
+  const float* weight = nullptr;  // [hidden]
+  const float* bias = nullptr;
+};
+
+struct BertLinear {
+  WeightMatrix weight;          // [out, in]
+  const float* bias = nullptr;  // [out]
+};
+
+struct BertLayer {
+  BertLinear q, k, v, attention_output;  // [hidden, hidden]
+  BertNorm attention_norm;
+  BertLinear up;    // [ffn, hidden]
+  BertLinear down;  // [hidden, ffn]
+  BertNorm ffn_norm;
+};
+
+struct BertWeights {
+  WeightMatrix words;      // [vocab, hidden]
+  WeightMatrix positions;  // [positions, hidden]
+  WeightMatrix types;      // [token_types, hidden]
+  BertNorm embedding_norm;
+  std::vector<BertLayer> layers;
+};
+
+Result<Pooling> read_pooling(const std::filesystem::path& folder) {
+  const auto path = folder / "1_Pooling" / "config.json";
+  if (!std::filesystem::exists(path)) return Pooling::mean;  // sentence-transformers' default
+  auto json = read_json_object(path);
+  if (!json) return fail(std::move(json.error()));
+  std::vector<std::string> modes;
+  for (const auto& [key, value] : json->items()) {
+    if (key.starts_with("pooling_mode_") && value == true) modes.push_back(key);
+  }
+  if (modes.size() == 1 && modes[0] == "pooling_mode_mean_tokens") return Pooling::mean;
+  if (modes.size() == 1 && modes[0] == "pooling_mode_cls_token") return Pooling::first_token;
+  return fail(ErrorCode::unsupported,
+              path.string() + ": handled is pooling by mean tokens or by the CLS token alone");
+}
+
+Result<BertConfig> read_config(const std::filesystem::path& folder) {
+  const auto path = folder / "config.json";
+  auto json = read_json_object(path);
+  if (!json) return fail(std::move(json.error()));
+  HyperParameters p(*json, path.string());
+  const std::string type = p.text("model_type").value_or("missing");
+  if (type != "bert") {
+    p.reject(ErrorCode::unsupported, "model_type '" + type + "'; of folders, bert is handled");
+  }
+  BertConfig c;
+  c.layers = p.count("num_hidden_layers", 1024);
+  c.hidden = p.count("hidden_size", 1 << 17);
+  c.heads = p.count("num_attention_heads", 1024);
+  c.ffn = p.count("intermediate_size", 1 << 20);
+  c.vocab = p.count("vocab_size", 1 << 24);
+  c.positions = p.count("max_position_embeddings", 1 << 20);
+  c.token_types = p.count("type_vocab_size", 1024);
+  c.norm_epsilon = p.number("layer_norm_eps", 0, 1);
+  if (c.hidden % c.heads != 0 || c.hidden / c.heads > max_head_dim) {
+    p.reject(ErrorCode::malformed, std::to_string(c.hidden) + " dimensions cannot be split into " +
+                                       std::to_string(c.heads) + " heads of at most " +
+                                       std::to_string(max_head_dim));
+  }
+  if (p.text("hidden_act").value_or("gelu") != "gelu") {
+    p.reject(ErrorCode::unsupported, "hidden_act '" + *p.text("hidden_act") + "'; handled is gelu");
+  }
+  if (p.text("position_embedding_type").value_or("absolute") != "absolute") {
+    p.reject(ErrorCode::unsupported, "position embeddings that are not absolute");
+  }
+  if (p.error()) return fail(*p.error());
+
+  c.context_tokens = c.positions;
+  const auto sentence = folder / "sentence_bert_config.json";
+  if (std::filesystem::exists(sentence)) {
+    auto limits = read_json_object(sentence);
+    if (!limits) return fail(std::move(limits.error()));
+    HyperParameters l(*limits, sentence.string());
+    c.context_tokens = l.count("max_seq_length", c.positions, c.positions);
+    if (l.error()) return fail(*l.error());
+  }
+  auto pooling = read_pooling(folder);
+  if (!pooling) return fail(std::move(pooling.error()));
+  c.pooling = *pooling;
+  return c;
+}
+
+ModelInfo bert_info(const std::filesystem::path& folder, const BertConfig& c,
+                    const SafetensorsFile& file) {
+  const WeightSummary summary = summarize_weights(file.tensors());
+  const auto name = folder.has_filename() ? folder.filename() : folder.parent_path().filename();
+  return ModelInfo{.kind = ModelKind::embedding,
+                   .architecture = "bert",
+                   .name = name.string(),
+                   .layers = c.layers,
+                   .hidden = c.hidden,
+                   .heads = c.heads,
+                   .kv_heads = c.heads,
+                   .head_dim = c.hidden / c.heads,
+                   .vocab = c.vocab,
+                   .context_tokens = c.context_tokens,
+                   .parameters = summary.parameters,
+                   .file_bytes = file.file().size(),
+                   .quantization = std::string(info(summary.main_type).name)};
+}
+
+// Names as in Hugging Face's BertModel; a checkpoint of a task head puts "bert." before them.
+Result<BertWeights> bind(const BertConfig& c, Weights& weights) {
+  const std::string root = weights.has("bert.embeddings.word_embeddings.weight") ? "bert." : "";
+  const auto norm = [&](const std::string& name) {
+    return BertNorm{weights.vector(root + name + ".weight", c.hidden),
+                    weights.vector(root + name + ".bias", c.hidden)};
+  };
+  const auto linear = [&](const std::string& name, std::uint64_t rows, std::uint64_t cols) {
+    return BertLinear{weights.matrix(root + name + ".weight", rows, cols),
+                      weights.vector(root + name + ".bias", rows)};
+  };
+  const std::string e = root + "embeddings.";
+  BertWeights w;
+  w.words = weights.matrix(e + "word_embeddings.weight", c.vocab, c.hidden);
+  w.positions = weights.matrix(e + "position_embeddings.weight", c.positions, c.hidden);
+  w.types = weights.matrix(e + "token_type_embeddings.weight", c.token_types, c.hidden);
+  w.embedding_norm = norm("embeddings.LayerNorm");
+  for (std::uint32_t i = 0; i < c.layers && !weights.error(); ++i) {
+    const std::string p = "encoder.layer." + std::to_string(i) + ".";
+    w.layers.push_back(
+        {.q = linear(p + "attention.self.query", c.hidden, c.hidden),
+         .k = linear(p + "attention.self.key", c.hidden, c.hidden),
+         .v = linear(p + "attention.self.value", c.hidden, c.hidden),
+         .attention_output = linear(p + "attention.output.dense", c.hidden, c.hidden),
+         .attention_norm = norm(p + "attention.output.LayerNorm"),
+         .up = linear(p + "intermediate.dense", c.ffn, c.hidden),
+         .down = linear(p + "output.dense", c.hidden, c.ffn),
+         .ffn_norm = norm(p + "output.LayerNorm")});
+  }
+  weights.reject_unused({"embeddings.position_ids", "bert.embeddings.position_ids",
+                         "pooler.dense.weight", "pooler.dense.bias", "bert.pooler.dense.weight",
+                         "bert.pooler.dense.bias"});
+  if (weights.error()) return fail(*weights.error());
+  return w;
+}
+
+class Bert final : public EmbeddingModel {
+ public:
+  Bert(BertConfig config, ModelInfo info, Weights weights, BertWeights bound,
+       const LoadOptions& options)
+      : config_(config),
+        info_(std::move(info)),
+        weights_(std::move(weights)),
+        w_(std::move(bound)),
+        limits_(options.limits),
+        pool_(*options.pool) {}
+
+  const ModelInfo& info() const override { return info_; }
+  void embed(std::span<const std::span<const TokenId>> batch, float* out) override;
+
+  // Takes what embed() computes in.
+  Result<void> take_memory(const LoadOptions& options) {
+    auto arena = make_step_memory(options, [&](auto& memory) { return lay_out(memory); });
+    if (!arena) return fail(std::move(arena.error()));
+    arena_ = std::move(*arena);
+    b_ = lay_out(arena_);
+    return {};
+  }
+
+ private:
+  // The first dimension of each is the tokens of all inputs.
+  struct Buffers {
+    std::span<float> x;         // [hidden]
+    std::span<float> q, k, v;   // [hidden] = [heads, head_dim]
+    std::span<float> attended;  // [hidden]
+    std::span<float> branch;    // [hidden]
+    std::span<float> ffn;       // [ffn]
+    std::span<float> position;  // [hidden], a row for each thread
+    std::span<float> attention_scratch;
+    std::span<std::byte> quantized;
+  };
+  template <class Memory>
+  Buffers lay_out(Memory& memory) const {
+    const std::size_t tokens = limits_.tokens;
+    const std::size_t hidden = config_.hidden;
+    Buffers b;
+    b.x = memory.template take<float>(tokens * hidden);
+    b.q = memory.template take<float>(tokens * hidden);
+    b.k = memory.template take<float>(tokens * hidden);
+    b.v = memory.template take<float>(tokens * hidden);
+    b.attended = memory.template take<float>(tokens * hidden);
+    b.branch = memory.template take<float>(tokens * hidden);
+    b.ffn = memory.template take<float>(tokens * config_.ffn);
+    b.position = memory.template take<float>(pool_.threads() * hidden);
+    b.attention_scratch =
+        memory.template take<float>(pool_.threads() * attention_scratch_floats(attention_shape()));
+    b.quantized = memory.template take<std::byte>(
+        QuantizedActivations::bytes(tokens, std::max(config_.hidden, config_.ffn)));
+    return b;
+  }
+
+  AttentionShape attention_shape() const {
+    const std::uint32_t head_dim = config_.hidden / config_.heads;
+    return {.heads = config_.heads,
+            .kv_heads = config_.heads,
+            .head_dim = head_dim,
+            .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
+  }
+
+  void look_up(std::span<const TokenId> input, std::size_t first);
+  void run_layer(const BertLayer& w, std::span<const std::span<const TokenId>> batch,
+                 std::size_t tokens);
+  void pool(std::size_t first, std::size_t tokens, float* out) const;
+
+  void quantize_for(const BertLinear& w, const float* in, std::size_t tokens);
+  // out[t] = in[t] W^T + b. The input was given to quantize_for() just before.
+  void apply(const BertLinear& w, const float* in, std::size_t tokens, float* out);
+  // x = LayerNorm(x + branch)
+  void add_and_norm(const BertNorm& norm, std::size_t tokens);
+
+  BertConfig config_;
+  ModelInfo info_;
+  Weights weights_;
+  BertWeights w_;
+  StepLimits limits_;
+  ThreadPool& pool_;
+  Arena arena_;
+  Buffers b_;
+};
+
+void Bert::embed(std::span<const std::span<const TokenId>> batch, float* out) {
+  std::size_t tokens = 0;
+  for (const auto& input : batch) {
+    assert(!input.empty() && input.size() <= config_.context_tokens);
+    assert(tokens + input.size() <= limits_.tokens);
+    look_up(input, tokens);
+    tokens += input.size();
+  }
+  for (const BertLayer& layer : w_.layers) run_layer(layer, batch, tokens);
+  std::size_t first = 0;
+  for (const auto& input : batch) {
+    pool(first, input.size(), out);
+    first += input.size();
+    out += config_.hidden;
+  }
+}
+
+// x = LayerNorm(word + position + type 0)
+void Bert::look_up(std::span<const TokenId> input, std::size_t first) {
+  const std::size_t n = config_.hidden;
+  pool_.parallel_for(input.size(), token_grain, [&](std::size_t begin, std::size_t end, int rank) {
+    float* const other = &b_.position[static_cast<std::size_t>(rank) * n];
+    for (std::size_t t = begin; t < end; ++t) {
+      const TokenId id = input[t];
+      assert(id >= 0 && static_cast<std::uint32_t>(id) < config_.vocab);
+      float* const x = &b_.x[(first + t) * n];
+      dequantize_row(w_.words.source, static_cast<std::uint64_t>(id), x);
+      dequantize_row(w_.types.source, 0, other);
+      add(x, other, n, x);
+      dequantize_row(w_.positions.source, t, other);
+      add(x, other, n, x);
+      layer_norm(x, w_.embedding_norm.weight, w_.embedding_norm.bias, config_.norm_epsilon, n, x);
+    }
+  });
+}
+
+void Bert::run_layer(const BertLayer& w, std::span<const std::span<const TokenId>> batch,
+                     std::size_t tokens) {
+  const std::size_t n = config_.hidden;
+  quantize_for(w.q, b_.x.data(), tokens);
+  apply(w.q, b_.x.data(), tokens, b_.q.data());
+  apply(w.k, b_.x.data(), tokens, b_.k.data());
+  apply(w.v, b_.x.data(), tokens, b_.v.data());
+  const AttentionShape shape = attention_shape();
+  std::size_t first = 0;
+  for (const auto& input : batch) {
+    attention_bidirectional(shape, &b_.q[first * n], &b_.k[first * n], &b_.v[first * n],
+                            &b_.attended[first * n], static_cast<std::uint32_t>(input.size()), n, n,
+                            b_.attention_scratch, pool_);
+    first += input.size();
+  }
+  quantize_for(w.attention_output, b_.attended.data(), tokens);
+  apply(w.attention_output, b_.attended.data(), tokens, b_.branch.data());
+  add_and_norm(w.attention_norm, tokens);
+
+  quantize_for(w.up, b_.x.data(), tokens);
+  apply(w.up, b_.x.data(), tokens, b_.ffn.data());
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    float* const h = &b_.ffn[begin * config_.ffn];
+    gelu_erf(h, (end - begin) * config_.ffn, h);
+  });
+  quantize_for(w.down, b_.ffn.data(), tokens);
+  apply(w.down, b_.ffn.data(), tokens, b_.branch.data());
+  add_and_norm(w.ffn_norm, tokens);
+}
+
+void Bert::pool(std::size_t first, std::size_t tokens, float* out) const {
+  const std::size_t n = config_.hidden;
+  std::copy_n(&b_.x[first * n], n, out);
+  if (config_.pooling == Pooling::mean) {
+    for (std::size_t t = 1; t < tokens; ++t) add(out, &b_.x[(first + t) * n], n, out);
+  }
+  // Scaling to length 1 takes the mean's division with it.
+  const float length = std::sqrt(dot(out, out, n));
+  if (length > 0) scale(out, 1.0F / length, n, out);
+}
+
+void Bert::quantize_for(const BertLinear& w, const float* in, std::size_t tokens) {
+  if (w.weight.packed.empty()) return;
+  const std::size_t cols = w.weight.cols();
+  quantize_activations(in, cols, tokens, cols,
+                       QuantizedActivations::in(b_.quantized.data(), tokens, cols), pool_);
+}
+
+void Bert::apply(const BertLinear& w, const float* in, std::size_t tokens, float* out) {
+  const std::size_t cols = w.weight.cols();
+  const std::size_t rows = w.weight.rows();
+  matmul(w.weight, in, cols,
+         w.weight.packed.empty() ? QuantizedActivations{}
+                                 : QuantizedActivations::in(b_.quantized.data(), tokens, cols),
+         tokens, out, rows, pool_);
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) add(out + t * rows, w.bias, rows, out + t * rows);
+  });
+}
+
+void Bert::add_and_norm(const BertNorm& norm, std::size_t tokens) {
+  const std::size_t n = config_.hidden;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      float* const x = &b_.x[t * n];
+      add(x, &b_.branch[t * n], n, x);
+      layer_norm(x, norm.weight, norm.bias, config_.norm_epsilon, n, x);
+    }
+  });
+}
+
+}  // namespace
+
+Result<ModelInfo> probe_bert(const std::filesystem::path& folder) {
+  auto config = read_config(folder);
+  if (!config) return fail(std::move(config.error()));
+  auto file = SafetensorsFile::open(folder / "model.safetensors");
+  if (!file) return fail(std::move(file.error()));
+  return bert_info(folder, *config, *file);
+}
+
+Result<std::unique_ptr<EmbeddingModel>> load_bert(const std::filesystem::path& folder,
+                                                  const LoadOptions& options) {
+  auto config = read_config(folder);
+  if (!config) return fail(std::move(config.error()));
+  auto file = SafetensorsFile::open(folder / "model.safetensors");
+  if (!file) return fail(std::move(file.error()));
+  ModelInfo info = bert_info(folder, *config, *file);
+  std::vector<TensorView> tensors = file->tensors();
+  Weights weights(std::move(*file).take_file(), std::move(tensors), options);
+  auto bound = bind(*config, weights);
+  if (!bound) return fail(std::move(bound.error()));
+  std::vector<WeightMatrix*> products;
+  for (BertLayer& l : bound->layers) {
+    for (BertLinear* w : {&l.q, &l.k, &l.v, &l.attention_output, &l.up, &l.down}) {
+      products.push_back(&w->weight);
+    }
+  }
+  if (auto prepared = weights.prepare(products, options); !prepared) {
+    return fail(std::move(prepared.error()));
+  }
+  auto model = std::make_unique<Bert>(*config, std::move(info), std::move(weights),
+                                      std::move(*bound), options);
+  if (auto taken = model->take_memory(options); !taken) return fail(std::move(taken.error()));
+  return model;
+}
+
+}  // namespace plimsoll

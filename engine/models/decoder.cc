@@ -1,0 +1,326 @@
+#include "engine/models/decoder.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "engine/kernels/cpu/ops.h"
+#include "engine/models/step_memory.h"
+#include "engine/quantize/dequantize.h"
+
+namespace plimsoll {
+namespace {
+
+AttentionShape attention_shape(const DecoderConfig& c, bool local) {
+  return {.heads = c.heads,
+          .kv_heads = c.kv_heads,
+          .head_dim = c.head_dim,
+          .scale = c.attention_scale,
+          .softcap = c.attention_softcap,
+          .window = local ? c.window : 0};
+}
+
+// Splits each row of x [tokens, n] into what int8 with a scale per block holds, in place, and what
+// is left over, `rest` [tokens, n].
+void split_for_int8(float* x, float* rest, std::size_t size) {
+  constexpr std::size_t block = QuantizedActivations::block;
+  // Adding and subtracting 1.5 * 2^23 rounds a float of magnitude under 2^22 to an integer.
+  constexpr float round = 12582912.0F;
+  for (std::size_t i = 0; i < size; i += block) {
+    float largest = 0;
+    for (std::size_t j = i; j < i + block; ++j) largest = std::max(largest, std::abs(x[j]));
+    const float scale = largest / 127.0F;
+    const float inverse = scale > 0 ? 1.0F / scale : 0.0F;
+    for (std::size_t j = i; j < i + block; ++j) {
+      const float held = ((x[j] * inverse + round) - round) * scale;
+      rest[j] = x[j] - held;
+      x[j] = held;
+    }
+  }
+}
+
+}  // namespace
+
+Decoder::Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderWeights bound,
+                 const LoadOptions& options)
+    : config_(std::move(config)),
+      info_(std::move(info)),
+      weights_(std::move(weights)),
+      w_(std::move(bound)),
+      limits_(options.limits),
+      pool_(*options.pool) {}
+
+Result<std::unique_ptr<CausalModel>> Decoder::load(GgufFile file, const LoadOptions& options) {
+  auto config = read_decoder_config(file);
+  if (!config) return fail(std::move(config.error()));
+  ModelInfo info = decoder_info(file, *config);
+  // The index of the file (its vocabulary, above all) is of no more use; the mapping is.
+  std::vector<TensorView> tensors = file.tensors();
+  Weights weights(std::move(file).take_file(), std::move(tensors), options);
+  auto bound = bind_decoder_weights(*config, weights);
+  if (!bound) return fail(std::move(bound.error()));
+  if (auto prepared = weights.prepare(bound->products(), options); !prepared) {
+    return fail(std::move(prepared.error()));
+  }
+
+  std::unique_ptr<Decoder> model(new Decoder(std::move(*config), std::move(info),
+                                             std::move(weights), std::move(*bound), options));
+  auto arena = make_step_memory(options, [&](auto& memory) { return model->lay_out(memory); });
+  if (!arena) return fail(std::move(arena.error()));
+  model->arena_ = std::move(*arena);
+  model->b_ = model->lay_out(model->arena_);
+  std::uninitialized_value_construct(model->b_.sequences.begin(), model->b_.sequences.end());
+  return model;
+}
+
+template <class Memory>
+Decoder::Buffers Decoder::lay_out(Memory& memory) const {
+  const DecoderConfig& c = config_;
+  const std::size_t tokens = limits_.tokens;
+  const std::size_t q_width = std::size_t{c.heads} * c.head_dim;
+  const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
+  const std::size_t widest = std::max({std::size_t{c.hidden}, q_width, std::size_t{c.ffn}});
+  const std::size_t table = tokens * (c.head_dim / 2);
+  const std::size_t local_table = c.window > 0 ? table : 0;
+  Buffers b;
+  b.places = memory.template take<Place>(tokens);
+  b.sequences = memory.template take<AttentionSequence>(limits_.sequences);
+  b.x = memory.template take<float>(tokens * c.hidden);
+  b.normed = memory.template take<float>(2 * tokens * c.hidden);
+  b.branch = memory.template take<float>(2 * tokens * c.hidden);
+  b.q = memory.template take<float>(tokens * q_width);
+  b.k = memory.template take<float>(tokens * kv_width);
+  b.v = memory.template take<float>(2 * tokens * kv_width);
+  b.attended = memory.template take<float>(tokens * q_width);
+  b.gate = memory.template take<float>(2 * tokens * c.ffn);
+  b.up = memory.template take<float>(tokens * c.ffn);
+  b.cos = memory.template take<float>(table);
+  b.sin = memory.template take<float>(table);
+  b.local_cos = memory.template take<float>(local_table);
+  b.local_sin = memory.template take<float>(local_table);
+  b.attention_scratch = memory.template take<float>(
+      pool_.threads() * attention_scratch_floats(attention_shape(c, false)));
+  b.quantized = memory.template take<std::byte>(QuantizedActivations::bytes(2 * tokens, widest));
+  return b;
+}
+
+KvLayout Decoder::kv_layout(std::uint32_t block_tokens, KvType type) const {
+  return {.layers = config_.layers,
+          .kv_heads = config_.kv_heads,
+          .head_dim = config_.head_dim,
+          .block_tokens = block_tokens,
+          .type = type};
+}
+
+void Decoder::forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) {
+  const std::size_t tokens = place(chunks);
+  embed(tokens);
+  make_rope_tables(tokens);
+  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+    attend(layer, chunks, tokens, kv);
+    feed_forward(w_.layers[layer], tokens);
+  }
+  write_logits(chunks, logits);
+}
+
+// Lays the chunks' tokens side by side, and returns how many there are.
+std::size_t Decoder::place(std::span<const SequenceChunk> chunks) {
+  assert(chunks.size() <= limits_.sequences);
+  std::size_t tokens = 0;
+  std::size_t logit_rows = 0;
+  const std::size_t q_width = std::size_t{config_.heads} * config_.head_dim;
+  for (std::uint32_t c = 0; c < chunks.size(); ++c) {
+    const SequenceChunk& chunk = chunks[c];
+    assert(tokens + chunk.tokens.size() <= limits_.tokens);
+    assert(chunk.start_position + chunk.tokens.size() <= limits_.context_tokens);
+    assert(chunk.logit_rows <= chunk.tokens.size());
+    b_.sequences[c] = {.q = b_.q.data() + tokens * q_width,
+                       .out = b_.attended.data() + tokens * q_width,
+                       .tokens = static_cast<std::uint32_t>(chunk.tokens.size()),
+                       .start_position = chunk.start_position,
+                       .blocks = chunk.blocks};
+    for (std::uint32_t i = 0; i < chunk.tokens.size(); ++i) {
+      const TokenId id = chunk.tokens[i];
+      assert(id >= 0 && static_cast<std::uint32_t>(id) < config_.vocab);
+      b_.places[tokens++] = {.id = id, .chunk = c, .position = chunk.start_position + i};
+    }
+    logit_rows += chunk.logit_rows;
+  }
+  assert(logit_rows <= limits_.logit_rows);
+  return tokens;
+}
+
+void Decoder::embed(std::size_t tokens) {
+  const std::size_t hidden = config_.hidden;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      float* const x = &b_.x[t * hidden];
+      dequantize_row(w_.embedding.source, static_cast<std::uint64_t>(b_.places[t].id), x);
+      if (config_.embedding_scale != 1.0F) scale(x, config_.embedding_scale, hidden, x);
+    }
+  });
+}
+
+void Decoder::make_rope_tables(std::size_t tokens) {
+  const DecoderConfig& c = config_;
+  const std::size_t half = c.head_dim / 2;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      const std::uint32_t position = b_.places[t].position;
+      rope_table(position, c.head_dim, c.rope.base, c.rope.position_scale, w_.rope_factors,
+                 &b_.cos[t * half], &b_.sin[t * half]);
+      if (c.window == 0) continue;
+      rope_table(position, c.head_dim, c.local_rope.base, c.local_rope.position_scale, {},
+                 &b_.local_cos[t * half], &b_.local_sin[t * half]);
+    }
+  });
+}
+
+// x += Attention(norm(x)) W_o
+void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks, std::size_t tokens,
+                     BlockPool& kv) {
+  const DecoderConfig& c = config_;
+  const DecoderLayer& w = w_.layers[layer];
+  const bool local = c.is_local(layer);
+  const std::size_t q_width = std::size_t{c.heads} * c.head_dim;
+  const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
+  const std::size_t half = c.head_dim / 2;
+
+  norm_rows(b_.x.data(), w.attention_norm, tokens, b_.normed.data());
+  quantize_for(w.q, b_.normed.data(), tokens);
+  multiply(w.q, b_.normed.data(), tokens, b_.q.data());
+  multiply(w.k, b_.normed.data(), tokens, b_.k.data());
+  multiply_finely(w.v, b_.normed.data(), tokens, b_.v.data());
+
+  const auto norm_heads = [&](float* x, std::size_t heads, const float* weight) {
+    for (std::size_t h = 0; h < heads; ++h, x += c.head_dim) {
+      rms_norm(x, weight, c.norm_epsilon, c.head_dim, x);
+    }
+  };
+  const float* const cos = local ? b_.local_cos.data() : b_.cos.data();
+  const float* const sin = local ? b_.local_sin.data() : b_.sin.data();
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      float* const q = &b_.q[t * q_width];
+      float* const k = &b_.k[t * kv_width];
+      float* const v = &b_.v[t * kv_width];
+      if (w.q_bias != nullptr) {
+        add(q, w.q_bias, q_width, q);
+        add(k, w.k_bias, kv_width, k);
+        add(v, w.v_bias, kv_width, v);
+      }
+      if (w.q_norm != nullptr) {
+        norm_heads(q, c.heads, w.q_norm);
+        norm_heads(k, c.kv_heads, w.k_norm);
+      }
+      rope(q, c.heads, c.head_dim, cos + t * half, sin + t * half, c.rope_style);
+      rope(k, c.kv_heads, c.head_dim, cos + t * half, sin + t * half, c.rope_style);
+      const Place& place = b_.places[t];
+      write_kv(kv.layout(), kv.data(), layer, chunks[place.chunk].blocks, place.position, 1, k, v,
+               kv_width);
+    }
+  });
+
+  attention(attention_shape(c, local), kv.layout(), kv.data(), layer,
+            b_.sequences.first(chunks.size()), q_width, b_.attention_scratch, pool_);
+  quantize_for(w.attention_output, b_.attended.data(), tokens);
+  multiply(w.attention_output, b_.attended.data(), tokens, b_.branch.data());
+  add_branch(w.post_attention_norm, tokens);
+}
+
+// x += (activation(norm(x) W_gate) * norm(x) W_up) W_down
+void Decoder::feed_forward(const DecoderLayer& w, std::size_t tokens) {
+  norm_rows(b_.x.data(), w.ffn_norm, tokens, b_.normed.data());
+  quantize_for(w.gate, b_.normed.data(), tokens);
+  multiply(w.gate, b_.normed.data(), tokens, b_.gate.data());
+  multiply(w.up, b_.normed.data(), tokens, b_.up.data());
+  const auto activate = config_.activation == GatedActivation::silu ? silu_mul : gelu_tanh_mul;
+  const std::size_t ffn = config_.ffn;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    float* const gate = &b_.gate[begin * ffn];
+    activate(gate, &b_.up[begin * ffn], (end - begin) * ffn, gate);
+  });
+  multiply_finely(w.down, b_.gate.data(), tokens, b_.branch.data());
+  add_branch(w.post_ffn_norm, tokens);
+}
+
+// logits = norm(x) W_output, for the last rows of each chunk that asks for some.
+void Decoder::write_logits(std::span<const SequenceChunk> chunks, float* logits) {
+  const std::size_t hidden = config_.hidden;
+  std::size_t rows = 0;
+  std::size_t end = 0;  // of the chunk's tokens
+  for (const SequenceChunk& chunk : chunks) {
+    end += chunk.tokens.size();
+    for (std::size_t t = end - chunk.logit_rows; t < end; ++t) {
+      rms_norm(&b_.x[t * hidden], w_.output_norm, config_.norm_epsilon, hidden,
+               &b_.normed[rows++ * hidden]);
+    }
+  }
+  if (rows == 0) return;
+  quantize_for(w_.output, b_.normed.data(), rows);
+  multiply(w_.output, b_.normed.data(), rows, logits);
+  if (config_.final_softcap > 0) {
+    pool_.parallel_for(rows, 1, [&](std::size_t begin, std::size_t stop, int) {
+      soft_cap(logits + begin * config_.vocab, config_.final_softcap,
+               (stop - begin) * config_.vocab);
+    });
+  }
+}
+
+void Decoder::norm_rows(const float* in, const float* weight, std::size_t tokens, float* out) {
+  const std::size_t n = config_.hidden;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      rms_norm(in + t * n, weight, config_.norm_epsilon, n, out + t * n);
+    }
+  });
+}
+
+void Decoder::add_branch(const float* post_norm, std::size_t tokens) {
+  const std::size_t n = config_.hidden;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    for (std::size_t t = begin; t < end; ++t) {
+      float* const branch = &b_.branch[t * n];
+      if (post_norm != nullptr) rms_norm(branch, post_norm, config_.norm_epsilon, n, branch);
+      add(&b_.x[t * n], branch, n, &b_.x[t * n]);
+    }
+  });
+}
+
+void Decoder::quantize_for(const WeightMatrix& w, const float* in, std::size_t tokens) {
+  if (w.packed.empty()) return;
+  const std::size_t cols = w.cols();
+  quantize_activations(in, cols, tokens, cols,
+                       QuantizedActivations::in(b_.quantized.data(), tokens, cols), pool_);
+}
+
+void Decoder::multiply(const WeightMatrix& w, const float* in, std::size_t tokens, float* out) {
+  const std::size_t cols = w.cols();
+  matmul(w, in, cols,
+         w.packed.empty() ? QuantizedActivations{}
+                          : QuantizedActivations::in(b_.quantized.data(), tokens, cols),
+         tokens, out, w.rows(), pool_);
+}
+
+void Decoder::multiply_finely(const WeightMatrix& w, float* in, std::size_t tokens, float* out) {
+  if (w.packed.empty()) {
+    multiply(w, in, tokens, out);
+    return;
+  }
+  const std::size_t cols = w.cols();
+  const std::size_t rows = w.rows();
+  float* const rest = in + tokens * cols;
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    split_for_int8(in + begin * cols, rest + begin * cols, (end - begin) * cols);
+  });
+  quantize_for(w, in, 2 * tokens);
+  multiply(w, in, 2 * tokens, out);
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    add(out + begin * rows, out + (tokens + begin) * rows, (end - begin) * rows,
+        out + begin * rows);
+  });
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,91 @@
+// The decoder-only transformer: one forward pass for every family.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "engine/base/result.h"
+#include "engine/formats/gguf.h"
+#include "engine/kernels/cpu/attention.h"
+#include "engine/memory/arena.h"
+#include "engine/models/decoder_config.h"
+#include "engine/models/decoder_weights.h"
+#include "engine/models/model.h"
+#include "engine/models/weights.h"
+
+namespace plimsoll {
+
+class Decoder final : public CausalModel {
+ public:
+  // Binds the weights, packs them if options.compute asks for it, and takes all memory that steps
+  // need. Errors: of read_decoder_config, bind_decoder_weights, Weights::prepare and Arena::make.
+  static Result<std::unique_ptr<CausalModel>> load(GgufFile file, const LoadOptions& options);
+
+  const ModelInfo& info() const override { return info_; }
+  KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override;
+  void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override;
+
+ private:
+  // Where a token of the step belongs.
+  struct Place {
+    TokenId id;
+    std::uint32_t chunk;
+    std::uint32_t position;
+  };
+
+  // What a step computes in; the first dimension of each is the step's tokens, twice as many where
+  // multiply_finely() reads or writes.
+  struct Buffers {
+    std::span<Place> places;
+    std::span<AttentionSequence> sequences;  // [sequences]
+    std::span<float> x;                      // [hidden], the residual stream
+    std::span<float> normed;                 // [hidden], what enters attention, FFN or output
+    std::span<float> branch;                 // [hidden], what attention or FFN gives
+    std::span<float> q;                      // [heads, head_dim]
+    std::span<float> k, v;                   // [kv_heads, head_dim]
+    std::span<float> attended;               // [heads, head_dim]
+    std::span<float> gate, up;               // [ffn]
+    std::span<float> cos, sin;               // [head_dim / 2]
+    std::span<float> local_cos, local_sin;   // [head_dim / 2], where layers are local
+    std::span<float> attention_scratch;      // for each thread
+    std::span<std::byte> quantized;          // QuantizedActivations of the widest input
+  };
+  // Takes all buffers from `memory`: an Arena, or what only counts.
+  template <class Memory>
+  Buffers lay_out(Memory& memory) const;
+
+  Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderWeights bound,
+          const LoadOptions& options);
+
+  std::size_t place(std::span<const SequenceChunk> chunks);
+  void embed(std::size_t tokens);
+  void make_rope_tables(std::size_t tokens);
+  void attend(std::uint32_t layer, std::span<const SequenceChunk> chunks, std::size_t tokens,
+              BlockPool& kv);
+  void feed_forward(const DecoderLayer& layer, std::size_t tokens);
+  void write_logits(std::span<const SequenceChunk> chunks, float* logits);
+
+  // out[t] = norm(in[t])
+  void norm_rows(const float* in, const float* weight, std::size_t tokens, float* out);
+  // x += branch, normalised first where the family does so.
+  void add_branch(const float* post_norm, std::size_t tokens);
+  // Quantizes a product's input, if its weights are packed.
+  void quantize_for(const WeightMatrix& w, const float* in, std::size_t tokens);
+  // out[t] = in[t] W^T. The input was given to quantize_for() just before.
+  void multiply(const WeightMatrix& w, const float* in, std::size_t tokens, float* out);
+  // The same for the two products whose errors go straight into the residual stream, V and the
+  // FFN's last: int8 is given the input and then what it lost of it, as twice the rows. (GGUF's
+  // mixed types spend more bits on the same two.) Uses up `in`; both hold 2 * tokens rows.
+  void multiply_finely(const WeightMatrix& w, float* in, std::size_t tokens, float* out);
+
+  DecoderConfig config_;
+  ModelInfo info_;
+  Weights weights_;
+  DecoderWeights w_;
+  StepLimits limits_;
+  ThreadPool& pool_;
+  Arena arena_;
+  Buffers b_;
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,108 @@
+// Models: a causal language model that runs one step for a whole batch, and an embedding model.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/base/result.h"
+#include "engine/base/types.h"
+#include "engine/kernels/cpu/packed.h"
+#include "engine/kernels/cpu/thread_pool.h"
+#include "engine/kv/block_pool.h"
+#include "engine/memory/ledger.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace plimsoll {
+
+enum class ModelKind : std::uint8_t { causal, embedding };
+
+// float32 computes with the weights exactly as the file defines them; int8 with packed weights
+// and 8-bit activations. `automatic`: int8 for quantized files, float32 for float files.
+enum class ComputeMode : std::uint8_t { automatic, float32, int8 };
+
+struct ModelInfo {
+  ModelKind kind = ModelKind::causal;
+  std::string architecture;  // "llama", "qwen2", "qwen3", "gemma3", "bert"
+  std::string name;          // general.name, or the folder's
+  std::uint32_t layers = 0;
+  std::uint32_t hidden = 0;
+  std::uint32_t heads = 0;
+  std::uint32_t kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  std::uint32_t vocab = 0;
+  std::uint32_t context_tokens = 0;  // what the model was trained for
+  std::uint64_t parameters = 0;
+  std::uint64_t file_bytes = 0;
+  std::string quantization;  // the type that holds most of the weights: "Q4_1"
+};
+
+// What is known without touching the weights. `path` is a .gguf file, or a folder that holds
+// model.safetensors, config.json and tokenizer.json.
+Result<ModelInfo> probe_model(const std::filesystem::path& path);
+
+// A model's text side, without its weights: what a gateway needs.
+struct ModelText {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string chat_template;  // Jinja source; empty if the model has none
+};
+Result<ModelText> load_model_text(const std::filesystem::path& path);
+
+// The caps that buffers are sized by; all memory for a step is taken at load time.
+struct StepLimits {
+  std::uint32_t tokens = 512;           // in one step, over all sequences
+  std::uint32_t sequences = 64;         // in one step
+  std::uint32_t logit_rows = 64;        // in one step
+  std::uint32_t context_tokens = 8192;  // of one sequence
+};
+
+struct LoadOptions {
+  std::string model_version;  // the name that the ledger and metrics use
+  ComputeMode compute = ComputeMode::automatic;
+  std::filesystem::path cache_directory;  // for packed weights; empty: beside the model file
+  StepLimits limits;
+  Ledger* ledger = nullptr;    // required; outlives the model
+  ThreadPool* pool = nullptr;  // required; outlives the model
+  Progress progress;           // called while weights are packed
+};
+
+// One sequence's part of a step: `tokens` at positions start_position.. ; their keys and values
+// are written to `blocks`, which already has room. Logits are made for the last `logit_rows`
+// tokens.
+struct SequenceChunk {
+  std::span<const TokenId> tokens;
+  std::uint32_t start_position = 0;
+  std::span<const BlockId> blocks;
+  std::uint32_t logit_rows = 0;
+};
+
+class CausalModel {
+ public:
+  virtual ~CausalModel() = default;
+  virtual const ModelInfo& info() const = 0;
+  virtual KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const = 0;
+
+  // One forward pass over all chunks, within the StepLimits (asserted). logits is
+  // [sum of logit_rows, vocab], chunk by chunk. Allocates nothing. Not thread-safe.
+  virtual void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) = 0;
+};
+
+class EmbeddingModel {
+ public:
+  virtual ~EmbeddingModel() = default;
+  virtual const ModelInfo& info() const = 0;
+  // out is [batch, hidden], each row pooled as the model's folder says and scaled to length 1.
+  // Each input has 1..context_tokens tokens, at most StepLimits::tokens in all. Not thread-safe.
+  virtual void embed(std::span<const std::span<const TokenId>> batch, float* out) = 0;
+};
+
+Result<std::unique_ptr<CausalModel>> load_causal_model(const std::filesystem::path& path,
+                                                       const LoadOptions& options);
+Result<std::unique_ptr<EmbeddingModel>> load_embedding_model(const std::filesystem::path& path,
+                                                             const LoadOptions& options);
+
+}  // namespace plimsoll

@@ -1,0 +1,109 @@
+// Published models against other implementations: golden/*.json, made by
+// tests/golden/make_models.py.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/engine/models/model_runner.h"
+#include "tests/engine/models/tiny_model.h"
+
+namespace plimsoll {
+namespace {
+
+nlohmann::json read_golden(const std::string& name) {
+  std::ifstream in(std::string(PLIMSOLL_TEST_DATA) + "/engine/models/golden/" + name + ".json");
+  return nlohmann::json::parse(in);
+}
+
+class GoldenModel : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    golden_ = read_golden(GetParam());
+    path_ = models_folder() / golden_["file"].get<std::string>();
+    if (!std::filesystem::exists(path_)) {
+      GTEST_SKIP() << path_ << " is absent: fetch it with `plimsoll pull`, or set PLIMSOLL_MODELS";
+    }
+  }
+  nlohmann::json golden_;
+  std::filesystem::path path_;
+};
+
+TEST_P(GoldenModel, FloatLogitsAndGreedyTextEqualTheReference) {
+  ModelRunner runner(path_, {.compute = ComputeMode::float32});
+  ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
+  std::vector<std::vector<TokenId>> prompts;
+  std::vector<std::vector<TokenId>> continuations;
+  for (const auto& c : golden_["cases"]) {
+    SCOPED_TRACE(c["name"]);
+    const auto prompt = c["prompt"].get<std::vector<TokenId>>();
+    ModelRunner::Sequence sequence;
+    const auto logits = runner.prefill(sequence, prompt, 256);
+    runner.release(sequence);
+
+    double difference = 0;
+    for (const char* list : {"top", "samples"}) {
+      for (const auto& pair : c[list]) {
+        const float got = logits[pair[0].get<std::size_t>()];
+        difference = std::max(difference, std::abs(got - pair[1].get<double>()));
+      }
+    }
+    EXPECT_LT(difference / c["max_abs"].get<double>(), 1e-3);
+    double sum = 0;
+    for (const float v : logits) sum += v;
+    const double mean = sum / static_cast<double>(logits.size());
+    EXPECT_NEAR(mean, c["mean"].get<double>(), 1e-3 * c["max_abs"].get<double>());
+
+    if (!c.contains("greedy")) continue;  // too near a tie
+    prompts.push_back(prompt);
+    continuations.push_back(c["greedy"].get<std::vector<TokenId>>());
+  }
+  ASSERT_GE(prompts.size(), 3U);
+  EXPECT_EQ(runner.greedy(prompts, continuations[0].size()), continuations);
+}
+
+// Mean negative log-likelihood of the tokens after the first.
+double mean_nll(ModelRunner& runner, std::span<const TokenId> ids) {
+  constexpr std::size_t chunk_tokens = 64;
+  const std::size_t vocab = runner.model()->info().vocab;
+  ModelRunner::Sequence sequence;
+  double total = 0;
+  for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
+    const auto part = ids.subspan(first, std::min(chunk_tokens, ids.size() - first));
+    const SequenceChunk chunk =
+        runner.chunk(sequence, part, static_cast<std::uint32_t>(part.size()));
+    const auto logits = runner.step({&chunk, 1});
+    for (std::size_t t = 0; t < part.size() && first + t + 1 < ids.size(); ++t) {
+      const float* const row = &logits[t * vocab];
+      const float most = *std::max_element(row, row + vocab);
+      double sum = 0;
+      for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(row[i] - most);
+      total += most + std::log(sum) - row[ids[first + t + 1]];
+    }
+  }
+  runner.release(sequence);
+  return total / static_cast<double>(ids.size() - 1);
+}
+
+TEST_P(GoldenModel, Int8PerplexityIsWithinHalfAPercent) {
+  TemporaryFolder cache;
+  ModelRunner runner(path_, {.compute = ComputeMode::int8, .cache_directory = cache.path()});
+  ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
+  const auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
+  const double nll = mean_nll(runner, ids);
+  const double expected = golden_["text"]["mean_nll"].get<double>();
+  RecordProperty("perplexity", std::to_string(std::exp(nll)));
+  std::cout << "perplexity " << std::exp(nll) << ", float32 reference " << std::exp(expected)
+            << "\n";
+  EXPECT_NEAR(std::exp(nll - expected), 1.0, 0.005);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::Values("smollm2", "gemma3"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace plimsoll
