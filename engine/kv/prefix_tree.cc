@@ -1,0 +1,221 @@
+#include "engine/kv/prefix_tree.h"
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+namespace plimsoll {
+
+std::uint64_t PrefixTree::hash_tokens(Index parent, std::span<const TokenId> tokens) {
+  const std::string_view bytes(reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes());
+  return std::hash<std::string_view>{}(bytes) + parent * 0x9E3779B97F4A7C15U;
+}
+
+PrefixTree::PrefixTree(BlockPool& pool, Ledger& ledger, std::string model_version, Hash hash)
+    : pool_(pool),
+      ledger_(ledger),
+      model_version_(std::move(model_version)),
+      hash_(hash),
+      block_tokens_(pool.layout().block_tokens),
+      limit_(pool.capacity()),
+      holds_(pool.capacity()) {}
+
+PrefixTree::~PrefixTree() { clear(); }
+
+std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
+                                std::span<const TokenId> tokens, std::vector<BlockId>& blocks) {
+  if (tokens.empty()) return 0;
+  TenantStats& stats = tenant(id).stats;
+  ++stats.lookups_total;
+  stats.lookup_tokens_total += tokens.size();
+  const auto root = roots_.find(salt);
+  if (root == roots_.end()) return 0;
+  Index node = root->second;
+  std::uint32_t matched = 0;
+  while (matched + block_tokens_ < tokens.size()) {
+    const auto block = tokens.subspan(matched, block_tokens_);
+    const Index child = find_child(node, hash_(node, block), block);
+    if (child == none) break;
+    node = child;
+    pool_.retain(nodes_[node].block);
+    blocks.push_back(nodes_[node].block);
+    matched += block_tokens_;
+  }
+  touch_path(node);
+  stats.hit_tokens_total += matched;
+  return matched;
+}
+
+void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<const TokenId> tokens,
+                        std::span<const BlockId> blocks) {
+  assert(tokens.size() >= blocks.size() * block_tokens_);
+  if (limit_ == 0 || blocks.empty()) return;
+  auto root = roots_.find(salt);
+  if (root == roots_.end()) root = roots_.emplace(std::string(salt), new_node()).first;
+  Tenant& owner = tenant(id);
+  Index node = root->second;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    const auto block = tokens.subspan(i * block_tokens_, block_tokens_);
+    const std::uint64_t hash = hash_(node, block);
+    Index child = find_child(node, hash, block);
+    if (child == none) {
+      // Counted as a child already, so that making room does not take the parent away.
+      ++nodes_[node].children;
+      if (size() >= limit_ && evict(1) == 0) {
+        --nodes_[node].children;
+        break;
+      }
+      owner.account->charge(node_bytes());
+      ++owner.stats.blocks;
+      child = new_node();
+      nodes_[child].parent = node;
+      nodes_[child].block = blocks[i];
+      nodes_[child].hash = hash;
+      nodes_[child].tenant = &owner;
+      std::copy(block.begin(), block.end(), tokens_.begin() + std::size_t{child} * block_tokens_);
+      by_hash_.emplace(hash, child);
+      pool_.retain(blocks[i]);
+      ++holds_[blocks[i].get()];
+      link_newest(child);
+    }
+    node = child;
+  }
+  touch_path(node);
+  drop_empty_root(salt);
+}
+
+std::uint32_t PrefixTree::evict(std::uint32_t count) {
+  std::uint32_t dropped = 0;
+  for (Index index = oldest_; index != none && dropped < count;) {
+    const Index newer = nodes_[index].newer;
+    if (nodes_[index].children == 0 && pool_.references(nodes_[index].block) == 1) {
+      remove(index);
+      ++dropped;
+    }
+    index = newer;
+  }
+  return dropped;
+}
+
+std::uint32_t PrefixTree::evictable() const {
+  // A block can go once all blocks below it can; those come earlier on this walk.
+  gone_.assign(nodes_.size(), 0);
+  std::uint32_t count = 0;
+  for (Index index = oldest_; index != none; index = nodes_[index].newer) {
+    const Node& node = nodes_[index];
+    if (gone_[index] != node.children || pool_.references(node.block) != 1) continue;
+    ++gone_[node.parent];
+    ++count;
+  }
+  return count;
+}
+
+void PrefixTree::set_limit(std::uint32_t blocks) {
+  limit_ = blocks;
+  if (size() > limit_) evict(size() - limit_);
+}
+
+void PrefixTree::clear() {
+  while (oldest_ != none) {
+    // Oldest first meets children before their parents.
+    assert(nodes_[oldest_].children == 0);
+    remove(oldest_);
+  }
+  nodes_ = {};
+  tokens_ = {};
+  unused_ = {};
+}
+
+PrefixTree::TenantStats PrefixTree::stats(const TenantId& id) const {
+  const auto found = tenants_.find(id);
+  return found == tenants_.end() ? TenantStats{} : found->second.stats;
+}
+
+PrefixTree::Index PrefixTree::find_child(Index parent, std::uint64_t hash,
+                                         std::span<const TokenId> tokens) const {
+  const auto [begin, end] = by_hash_.equal_range(hash);
+  for (auto it = begin; it != end; ++it) {
+    const Index index = it->second;
+    if (nodes_[index].parent != parent) continue;
+    if (std::equal(tokens.begin(), tokens.end(),
+                   tokens_.begin() + std::size_t{index} * block_tokens_)) {
+      return index;
+    }
+  }
+  return none;
+}
+
+PrefixTree::Index PrefixTree::new_node() {
+  if (unused_.empty()) {
+    nodes_.emplace_back();
+    tokens_.resize(nodes_.size() * block_tokens_);
+    return static_cast<Index>(nodes_.size() - 1);
+  }
+  const Index index = unused_.back();
+  unused_.pop_back();
+  nodes_[index] = Node{};
+  return index;
+}
+
+void PrefixTree::remove(Index index) {
+  Node& node = nodes_[index];
+  assert(node.children == 0);
+  const auto [begin, end] = by_hash_.equal_range(node.hash);
+  by_hash_.erase(std::find_if(begin, end, [&](const auto& e) { return e.second == index; }));
+  unlink(index);
+  --holds_[node.block.get()];
+  pool_.release(node.block);
+  node.tenant->account->release(node_bytes());
+  --node.tenant->stats.blocks;
+  unused_.push_back(index);
+  Node& parent = nodes_[node.parent];
+  --parent.children;
+  if (parent.parent == none && parent.children == 0) {
+    const auto root = std::find_if(roots_.begin(), roots_.end(),
+                                   [&](const auto& e) { return e.second == node.parent; });
+    unused_.push_back(root->second);
+    roots_.erase(root);
+  }
+}
+
+void PrefixTree::drop_empty_root(std::string_view salt) {
+  const auto root = roots_.find(salt);
+  if (root == roots_.end() || nodes_[root->second].children > 0) return;
+  unused_.push_back(root->second);
+  roots_.erase(root);
+}
+
+void PrefixTree::unlink(Index index) {
+  const Node& node = nodes_[index];
+  (node.newer == none ? newest_ : nodes_[node.newer].older) = node.older;
+  (node.older == none ? oldest_ : nodes_[node.older].newer) = node.newer;
+}
+
+void PrefixTree::link_newest(Index index) {
+  nodes_[index].newer = none;
+  nodes_[index].older = newest_;
+  (newest_ == none ? oldest_ : nodes_[newest_].newer) = index;
+  newest_ = index;
+}
+
+void PrefixTree::touch_path(Index leaf) {
+  for (Index index = leaf; nodes_[index].parent != none; index = nodes_[index].parent) {
+    unlink(index);
+    link_newest(index);
+  }
+}
+
+PrefixTree::Tenant& PrefixTree::tenant(const TenantId& id) {
+  Tenant& tenant = tenants_[id];
+  if (tenant.account == nullptr) {
+    tenant.account = &ledger_.account(Component::prefix_cache, model_version_, id);
+  }
+  return tenant;
+}
+
+std::uint64_t PrefixTree::node_bytes() const {
+  constexpr std::uint64_t hash_entry_bytes = 48;
+  return sizeof(Node) + block_tokens_ * sizeof(TokenId) + hash_entry_bytes;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,118 @@
+// Finished and running sequences' full KV blocks, kept so that a later sequence with the same
+// beginning need not compute them again. Owned by the engine loop: not thread-safe.
+//
+// A tree for each salt: a tenant, or a group of tenants that the operator lets share. A node is one
+// block of tokens after its parent's; nodes are found by hash and then compared token by token, so
+// that a collision never hands out another text's block, nor another salt's.
+//
+// The tree holds one reference to each of its blocks. What no sequence refers to is evicted, least
+// recently used first, when the pool needs blocks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/base/types.h"
+#include "engine/kv/block_pool.h"
+#include "engine/memory/ledger.h"
+
+namespace plimsoll {
+
+class PrefixTree {
+ public:
+  using Index = std::uint32_t;
+  using Hash = std::uint64_t (*)(Index parent, std::span<const TokenId> tokens);
+  static std::uint64_t hash_tokens(Index parent, std::span<const TokenId> tokens);
+
+  struct TenantStats {
+    std::uint64_t lookups_total = 0;
+    std::uint64_t lookup_tokens_total = 0;
+    std::uint64_t hit_tokens_total = 0;
+    std::uint32_t blocks = 0;  // that this tenant's sequences put into the tree
+  };
+
+  // Nodes are charged to prefix_cache, by the tenant that put them in; blocks are the pool's.
+  // `pool` and `ledger` outlive the tree.
+  PrefixTree(BlockPool& pool, Ledger& ledger, std::string model_version, Hash hash = hash_tokens);
+  ~PrefixTree();
+  PrefixTree(const PrefixTree&) = delete;
+  PrefixTree& operator=(const PrefixTree&) = delete;
+
+  // The longest known beginning of `tokens`, in whole blocks and short of the last token, so that
+  // there is one left to compute. Its blocks are appended to `blocks`, each with a reference for
+  // the caller. Returns how many tokens they hold.
+  std::uint32_t match(std::string_view salt, const TenantId& tenant,
+                      std::span<const TokenId> tokens, std::vector<BlockId>& blocks);
+
+  // Keeps the full blocks of tokens[0, blocks.size() * block_tokens): blocks[i] holds the keys and
+  // values of the i-th. What is known already keeps its first block. At the limit the least
+  // recently used goes; where nothing can go, the rest is not kept.
+  void insert(std::string_view salt, const TenantId& tenant, std::span<const TokenId> tokens,
+              std::span<const BlockId> blocks);
+
+  // Drops up to `count` blocks that only the tree refers to. Returns how many.
+  std::uint32_t evict(std::uint32_t count);
+  // How many evict() could drop.
+  std::uint32_t evictable() const;
+
+  // From now on at most this many blocks; drops what is over it, as far as no sequence uses it.
+  void set_limit(std::uint32_t blocks);
+  void clear();  // drops everything; sequences keep their references
+
+  std::uint32_t size() const { return static_cast<std::uint32_t>(by_hash_.size()); }  // blocks
+  bool holds(BlockId block) const { return holds_[block.get()] > 0; }
+  TenantStats stats(const TenantId& id) const;
+
+ private:
+  static constexpr Index none = ~Index{0};
+
+  struct Tenant {
+    Account* account = nullptr;
+    TenantStats stats;
+  };
+  // The root of a salt, or a block. Blocks are in a list from the most to the least recently used.
+  // A block is moved to the front after its children, so it is always before them: walking from
+  // the oldest meets children first.
+  struct Node {
+    Index parent = none;  // none: a root
+    std::uint32_t children = 0;
+    BlockId block;
+    std::uint64_t hash = 0;
+    Index newer = none, older = none;
+    Tenant* tenant = nullptr;
+  };
+
+  Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;
+  Index new_node();
+  void remove(Index index);
+  void unlink(Index index);
+  void link_newest(Index index);
+  void touch_path(Index leaf);
+  void drop_empty_root(std::string_view salt);
+  Tenant& tenant(const TenantId& id);
+  std::uint64_t node_bytes() const;
+
+  BlockPool& pool_;
+  Ledger& ledger_;
+  std::string model_version_;
+  Hash hash_;
+  std::uint32_t block_tokens_;
+  std::uint32_t limit_;
+  std::vector<Node> nodes_;
+  std::vector<TokenId> tokens_;  // [nodes, block_tokens]
+  std::vector<Index> unused_;
+  std::map<std::string, Index, std::less<>> roots_;  // by salt
+  std::unordered_multimap<std::uint64_t, Index> by_hash_;
+  Index newest_ = none, oldest_ = none;
+  std::vector<std::uint32_t> holds_;         // by block: how many nodes
+  mutable std::vector<std::uint32_t> gone_;  // evictable()'s scratch
+  std::map<TenantId, Tenant> tenants_;
+};
+
+}  // namespace plimsoll

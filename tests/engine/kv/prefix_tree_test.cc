@@ -1,0 +1,234 @@
+#include "engine/kv/prefix_tree.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace plimsoll {
+namespace {
+
+constexpr KvLayout layout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16};
+const TenantId alice{"alice"};
+const TenantId bob{"bob"};
+
+std::vector<TokenId> text(std::size_t count, TokenId first = 0) {
+  std::vector<TokenId> tokens(count);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+class PrefixTreeTest : public testing::Test {
+ protected:
+  // Puts the full blocks of a finished sequence into the tree.
+  std::vector<BlockId> finish(const std::string& salt, const TenantId& tenant,
+                              const std::vector<TokenId>& tokens) {
+    std::vector<BlockId> blocks;
+    for (std::size_t i = 0; i < tokens.size() / 16; ++i) blocks.push_back(*pool_.allocate());
+    tree_.insert(salt, tenant, tokens, blocks);
+    release(blocks);
+    return blocks;
+  }
+  std::vector<BlockId> match(const std::string& salt, const TenantId& tenant,
+                             const std::vector<TokenId>& tokens) {
+    std::vector<BlockId> blocks;
+    const std::uint32_t count = tree_.match(salt, tenant, tokens, blocks);
+    EXPECT_EQ(count, blocks.size() * 16);
+    return blocks;
+  }
+  std::size_t matched(const std::string& salt, const std::vector<TokenId>& tokens) {
+    const auto blocks = match(salt, alice, tokens);
+    release(blocks);
+    return blocks.size();
+  }
+  void release(const std::vector<BlockId>& blocks) {
+    for (const BlockId id : blocks) pool_.release(id);
+  }
+  std::int64_t charged(const TenantId& tenant) {
+    return ledger_.account(Component::prefix_cache, "m", tenant).bytes();
+  }
+
+  Ledger ledger_;
+  BlockPool pool_ = *BlockPool::make(layout, 12 * layout.block_bytes(),
+                                     ledger_.account(Component::kv, "m", shared_tenant));
+  PrefixTree tree_{pool_, ledger_, "m"};
+};
+
+TEST_F(PrefixTreeTest, GivesBackTheBlocksOfAKnownBeginning) {
+  const auto blocks = finish("a", alice, text(40));
+  EXPECT_EQ(tree_.size(), 2U);  // the third block is not full
+  auto other = text(48);
+  other[32] = 99;
+  EXPECT_EQ(match("a", alice, other), blocks);
+  EXPECT_EQ(pool_.references(blocks[1]), 2U);
+  other[20] = 99;
+  EXPECT_EQ(match("a", alice, other), std::vector<BlockId>{blocks[0]});
+}
+
+TEST_F(PrefixTreeTest, LeavesATokenToCompute) {
+  finish("a", alice, text(32));
+  EXPECT_EQ(matched("a", text(32)), 1U);
+  EXPECT_EQ(matched("a", text(33)), 2U);
+  EXPECT_EQ(matched("a", text(1)), 0U);
+  EXPECT_EQ(matched("a", {}), 0U);
+}
+
+TEST_F(PrefixTreeTest, SharesNothingAcrossSalts) {
+  finish("a", alice, text(32));
+  EXPECT_EQ(matched("b", text(33)), 0U);
+  EXPECT_EQ(matched("", text(33)), 0U);
+}
+
+TEST_F(PrefixTreeTest, ABlockIsKnownOnlyAfterItsOwnBeginning) {
+  finish("a", alice, text(32));
+  EXPECT_EQ(matched("a", text(17, 16)), 0U);  // the second block's tokens, at the beginning
+}
+
+TEST_F(PrefixTreeTest, AHashCollisionGivesNothingAway) {
+  PrefixTree tree(pool_, ledger_, "m",
+                  [](PrefixTree::Index, std::span<const TokenId>) { return std::uint64_t{1}; });
+  std::vector<BlockId> blocks = {*pool_.allocate(), *pool_.allocate()};
+  tree.insert("a", alice, text(32), blocks);
+  tree.insert("b", bob, text(32, 500), blocks);
+  EXPECT_EQ(tree.size(), 4U);
+  std::vector<BlockId> found;
+  EXPECT_EQ(tree.match("b", bob, text(33), found), 0U);
+  EXPECT_EQ(tree.match("a", alice, text(33, 500), found), 0U);
+  EXPECT_EQ(tree.match("a", alice, text(33), found), 32U);
+  EXPECT_EQ(found, blocks);
+}
+
+TEST_F(PrefixTreeTest, KeepsTheFirstCopyOfABlock) {
+  const auto first = finish("a", alice, text(16));
+  finish("a", alice, text(16));
+  EXPECT_EQ(tree_.size(), 1U);
+  EXPECT_EQ(pool_.free_count(), 11U);
+  EXPECT_EQ(match("a", alice, text(17)), first);
+}
+
+TEST_F(PrefixTreeTest, EvictsTheLeastRecentlyUsedFromTheLeaves) {
+  finish("a", alice, text(48));           // 3 blocks
+  finish("a", alice, text(32, 500));      // 2 blocks
+  EXPECT_EQ(matched("a", text(49)), 3U);  // now the more recent
+  EXPECT_EQ(tree_.evictable(), 5U);
+  EXPECT_EQ(tree_.evict(3), 3U);
+  EXPECT_EQ(matched("a", text(33, 500)), 0U);
+  EXPECT_EQ(matched("a", text(49)), 2U);
+  EXPECT_EQ(pool_.free_count(), 10U);
+  EXPECT_EQ(tree_.evict(9), 2U);
+  EXPECT_EQ(pool_.free_count(), 12U);
+}
+
+TEST_F(PrefixTreeTest, NeverEvictsWhatASequenceUses) {
+  finish("a", alice, text(48));
+  const auto used = match("a", alice, text(33));  // two of the three
+  EXPECT_EQ(tree_.evictable(), 1U);
+  EXPECT_EQ(tree_.evict(9), 1U);
+  EXPECT_EQ(matched("a", text(49)), 2U);
+  release(used);
+  EXPECT_EQ(tree_.evictable(), 2U);
+}
+
+TEST_F(PrefixTreeTest, StaysWithinItsLimit) {
+  tree_.set_limit(3);
+  finish("a", alice, text(48));
+  finish("a", alice, text(32, 500));
+  EXPECT_EQ(tree_.size(), 3U);
+  EXPECT_EQ(matched("a", text(33, 500)), 2U);  // the newer came in, the older's leaves went
+  EXPECT_EQ(matched("a", text(49)), 1U);
+  // One text that is longer than the limit: its beginning stays, and nothing dangles.
+  finish("a", alice, text(80, 900));
+  EXPECT_EQ(tree_.size(), 3U);
+  EXPECT_EQ(matched("a", text(81, 900)), 3U);
+  tree_.set_limit(1);
+  EXPECT_EQ(tree_.size(), 1U);
+  tree_.set_limit(0);
+  finish("a", alice, text(16));
+  EXPECT_EQ(tree_.size(), 0U);
+  EXPECT_EQ(pool_.free_count(), 12U);
+}
+
+TEST_F(PrefixTreeTest, ChargesNodesToTheTenantThatMadeThem) {
+  finish("group", alice, text(32));
+  finish("group", bob, text(48));
+  EXPECT_GT(charged(bob), 0);
+  EXPECT_EQ(charged(alice), 2 * charged(bob));
+  EXPECT_EQ(tree_.stats(alice).blocks, 2U);
+  EXPECT_EQ(tree_.stats(bob).blocks, 1U);
+  tree_.clear();
+  EXPECT_EQ(charged(alice), 0);
+  EXPECT_EQ(charged(bob), 0);
+  EXPECT_EQ(pool_.free_count(), 12U);
+}
+
+TEST_F(PrefixTreeTest, CountsHitsByTenant) {
+  finish("a", alice, text(32));
+  match("a", alice, text(40));
+  match("b", bob, text(40));
+  EXPECT_EQ(tree_.stats(alice).lookups_total, 1U);
+  EXPECT_EQ(tree_.stats(alice).lookup_tokens_total, 40U);
+  EXPECT_EQ(tree_.stats(alice).hit_tokens_total, 32U);
+  EXPECT_EQ(tree_.stats(bob).hit_tokens_total, 0U);
+  EXPECT_EQ(tree_.stats(TenantId{"nobody"}).lookups_total, 0U);
+}
+
+// Random sequences over few distinct tokens, so that beginnings often agree. What each block holds
+// is remembered from outside; the tree must never hand out a block of other content.
+TEST_F(PrefixTreeTest, RandomUseKeepsTheTreeAndThePoolInStep) {
+  for (std::uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    std::map<std::uint32_t, std::pair<std::string, std::vector<TokenId>>> content;
+    std::vector<std::vector<BlockId>> running;
+    for (int round = 0; round < 300; ++round) {
+      const std::string salt(1, static_cast<char>('a' + random() % 2));
+      std::vector<TokenId> tokens;
+      for (std::uint32_t block = random() % 4; block-- > 0;) {
+        tokens.insert(tokens.end(), 16, static_cast<TokenId>(random() % 2));
+      }
+      tokens.push_back(7);
+      std::vector<BlockId> blocks;
+      tree_.match(salt, alice, tokens, blocks);
+      for (std::size_t i = 0; i < blocks.size(); ++i) {
+        const auto& [known_salt, known] = content.at(blocks[i].get());
+        ASSERT_EQ(known_salt, salt);
+        ASSERT_EQ(known, std::vector<TokenId>(tokens.begin(), tokens.begin() + 16 * (i + 1)));
+      }
+      bool fits = true;
+      while (fits && blocks.size() < tokens.size() / 16) {
+        if (pool_.free_count() == 0) {
+          const std::uint32_t evictable = tree_.evictable();
+          ASSERT_EQ(tree_.evict(1), evictable > 0 ? 1U : 0U);
+        }
+        const auto id = pool_.allocate();
+        fits = id.has_value();
+        if (!fits) break;
+        blocks.push_back(*id);
+        content[id->get()] = {
+            salt, std::vector<TokenId>(tokens.begin(), tokens.begin() + 16 * blocks.size())};
+      }
+      if (random() % 2 == 0) tree_.insert(salt, alice, tokens, blocks);
+      running.push_back(blocks);
+      if (!fits || random() % 2 == 0) {
+        std::swap(running[random() % running.size()], running.back());
+        release(running.back());
+        running.pop_back();
+      }
+      if (random() % 40 == 0) tree_.set_limit(random() % 12);
+      if (random() % 60 == 0) tree_.clear();
+    }
+    for (const auto& blocks : running) release(blocks);
+    ASSERT_EQ(tree_.evictable(), tree_.size());
+    ASSERT_EQ(pool_.free_count() + tree_.size(), 12U);
+    tree_.clear();
+    tree_.set_limit(12);
+    ASSERT_EQ(pool_.free_count(), 12U);
+    ASSERT_EQ(charged(alice), 0);
+  }
+}
+
+}  // namespace
+}  // namespace plimsoll
