@@ -1,0 +1,344 @@
+#include "engine/batching/planner.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace plimsoll {
+
+Planner::Planner(const PlannerLimits& limits, std::uint32_t block_tokens)
+    : limits_(limits), block_tokens_(block_tokens) {}
+
+void Planner::activate(std::uint32_t tenant) {
+  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
+  if (tenants_[tenant].active) return;
+  std::uint64_t least = ~std::uint64_t{0};
+  for (const Tenant& other : tenants_) {
+    if (other.active) least = std::min(least, other.served);
+  }
+  if (least == ~std::uint64_t{0}) least = last_served_;
+  tenants_[tenant].served = std::max(tenants_[tenant].served, least);
+  tenants_[tenant].active = true;
+}
+
+void Planner::deactivate(std::uint32_t tenant) {
+  tenants_[tenant].active = false;
+  last_served_ = tenants_[tenant].served;
+}
+
+void Planner::forget(std::uint32_t tenant) {
+  assert(!tenants_[tenant].active);
+  tenants_[tenant].served = 0;
+}
+
+PlannedChunk Planner::fit(const PlannerSequence& sequence, std::uint32_t tokens,
+                          std::uint32_t logit_rows) {
+  const std::uint32_t computed = sequence.computed;
+  const std::uint32_t remaining = sequence.target - computed;
+  PlannedChunk chunk;
+  chunk.tokens = std::min(tokens, remaining);
+  if (computed < sequence.score_until) {
+    const std::uint32_t first = std::max(computed, sequence.score_from);
+    const std::uint32_t end =
+        std::min({computed + chunk.tokens, sequence.score_until, first + logit_rows});
+    chunk.tokens = end - computed;
+    chunk.logit_rows = end > first ? end - first : 0;
+  } else if (chunk.tokens == remaining && sequence.samples) {
+    if (logit_rows > 0) {
+      chunk.logit_rows = 1;
+    } else {
+      --chunk.tokens;  // the last token waits for a row
+    }
+  }
+  return chunk;
+}
+
+const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::uint32_t available,
+                              std::uint32_t capacity) {
+  sequences_ = sequences;
+  available_ = available;
+  capacity_ = capacity;
+  // A running sequence must be able to decode in every step.
+  places_cap_ = std::min({limits_.sequences, limits_.tokens, limits_.logit_rows});
+  chunks_left_ = limits_.sequences;
+  tokens_left_ = limits_.tokens;
+  rows_left_ = limits_.logit_rows;
+  plan_.preempted.clear();
+  plan_.chunks.clear();
+  fates_.assign(sequences.size(), {});
+  read();
+  plan_decodes();
+  plan_prefills();
+  std::erase_if(plan_.chunks, [&](const auto& chunk) { return fates_[chunk.sequence].preempted; });
+  if (plan_.chunks.empty()) plan_oldest();
+  return plan_;
+}
+
+void Planner::read() {
+  for (Tenant& tenant : tenants_) {
+    tenant.planned = 0;
+    tenant.blocks = tenant.places = 0;
+    tenant.decodes.clear();
+    tenant.prefills.clear();
+    tenant.next = 0;
+  }
+  oldest_ = nobody;
+  active_ = places_ = 0;
+  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
+    const PlannerSequence& sequence = sequences_[i];
+    Tenant& tenant = tenants_[sequence.tenant];
+    assert(tenant.active && sequence.computed < sequence.target);
+    if (tenant.next == 0) ++active_;
+    tenant.next = 1;  // seen
+    tenant.blocks += sequence.blocks;
+    if (sequence.state == State::paused) continue;
+    const bool running = sequence.state == State::running;
+    if (running) {
+      ++places_;
+      ++tenant.places;
+      if (oldest_ == nobody) oldest_ = i;
+    }
+    const bool decodes = running && sequence.samples && sequence.target - sequence.computed == 1 &&
+                         sequence.computed >= sequence.score_until;
+    (decodes ? tenant.decodes : tenant.prefills).push_back(i);
+  }
+}
+
+void Planner::plan_decodes() {
+  for (Tenant& tenant : tenants_) tenant.next = 0;
+  chosen_.clear();
+  std::int64_t needed = 0;
+  while (chosen_.size() < places_cap_) {
+    const std::uint32_t t = least_served(&Tenant::decodes);
+    if (t == nobody) break;
+    Tenant& tenant = tenants_[t];
+    chosen_.push_back(tenant.decodes[tenant.next++]);
+    tenant.planned += output_token_cost;
+    needed += growth(chosen_.back(), 1);
+  }
+  while (needed > available_) {
+    std::uint32_t index = find_victim(Victims::paused, nobody);
+    if (index == nobody) index = find_victim(Victims::any, nobody);
+    if (index == nobody) break;  // all but the oldest are gone; what they held is enough for it
+    preempt(index);
+    if (std::erase(chosen_, index) > 0) needed -= growth(index, 1);
+  }
+  for (const std::uint32_t index : chosen_) {
+    add_chunk({index, 1, 1}, growth(index, 1), 0);
+  }
+}
+
+void Planner::plan_prefills() {
+  for (Tenant& tenant : tenants_) tenant.next = 0;
+  bool admitting = true;
+  while (true) {
+    const std::uint32_t t = least_served(&Tenant::prefills);
+    if (t == nobody) break;
+    Tenant& tenant = tenants_[t];
+    const std::uint32_t index = tenant.prefills[tenant.next++];
+    const PlannerSequence& sequence = sequences_[index];
+    if (fates_[index].preempted) continue;
+    if (sequence.state == State::waiting) {
+      // Nobody is admitted past one that does not fit: else the small would starve the large.
+      admitting = admitting && admit(index);
+      continue;
+    }
+    const std::int64_t room =
+        (sequence.blocks + std::max<std::int64_t>(available_, 0)) * block_tokens_ -
+        sequence.computed;
+    const auto tokens = std::min<std::int64_t>(
+        {room, std::int64_t{tokens_left_}, std::int64_t{limits_.chunk_tokens}});
+    PlannedChunk chunk = fit(sequence, static_cast<std::uint32_t>(tokens), rows_left_);
+    if (chunk.tokens == 0 || chunks_left_ == 0) continue;
+    chunk.sequence = index;
+    add_chunk(chunk, growth(index, chunk.tokens), prompt_token_cost);
+  }
+}
+
+// Makes room for a waiting sequence and gives it its first chunk, or changes nothing.
+bool Planner::admit(std::uint32_t index) {
+  const PlannerSequence& sequence = sequences_[index];
+  const std::uint32_t blocks = blocks_for(sequence.target);
+  const std::size_t before = plan_.preempted.size();
+  PlannedChunk chunk;
+  if (make_room(index, blocks) && chunks_left_ > 0 && (rows_left_ > 0 || !sequence.samples)) {
+    chunk = fit(sequence, std::min(tokens_left_, limits_.chunk_tokens), rows_left_);
+  }
+  if (chunk.tokens == 0) {
+    while (plan_.preempted.size() > before) undo_preempt(plan_.preempted.back());
+    return false;
+  }
+  chunk.sequence = index;
+  // If the prefix tree knows most of it, the chunk will reach its end and sample.
+  if (sequence.samples) chunk.logit_rows = std::max(chunk.logit_rows, 1U);
+  ++places_;
+  ++tenants_[sequence.tenant].places;
+  add_chunk(chunk, blocks, prompt_token_cost);
+  return true;
+}
+
+// A place and this many blocks for a waiting sequence. Takes them from paused sequences and, for a
+// tenant within its share, from those over theirs. False if that is not enough.
+bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
+  const std::uint32_t t = sequences_[index].tenant;
+  const Tenant& tenant = tenants_[t];
+  const std::uint64_t active = active_;
+  const bool place_is_due = tenant.places == 0 || (tenant.places + 1) * active <= places_cap_;
+  const bool blocks_are_due = (tenant.blocks + blocks) * active <= capacity_;
+  while (true) {
+    const bool place = places_ < places_cap_;
+    // Each running sequence may grow by a block before this one is preempted again for it.
+    const bool room = spare_blocks() >= std::int64_t{blocks} + places_;
+    if (place && room) return true;
+    std::uint32_t taken = room ? nobody : find_victim(Victims::paused, nobody);
+    if (taken == nobody && !room && blocks_are_due) taken = find_victim(Victims::over_blocks, t);
+    if (taken == nobody && room && place_is_due) taken = find_victim(Victims::over_places, t);
+    if (taken == nobody) return false;
+    preempt(taken);
+  }
+}
+
+// Nothing fits: the oldest goes on, whoever has to make room.
+void Planner::plan_oldest() {
+  std::uint32_t index = oldest_;
+  if (index == nobody) {
+    for (Tenant& tenant : tenants_) tenant.next = 0;
+    const std::uint32_t t = least_served(&Tenant::prefills);
+    if (t == nobody) return;
+    index = tenants_[t].prefills.front();
+  }
+  const PlannerSequence& sequence = sequences_[index];
+  const bool waiting = sequence.state == State::waiting;
+  const std::int64_t needed = waiting ? blocks_for(sequence.target) : growth(index, 1);
+  while (available_ < needed) {
+    std::uint32_t taken = find_victim(Victims::paused, nobody);
+    if (taken == nobody) taken = find_victim(Victims::any, nobody);
+    if (taken == nobody) break;
+    preempt(taken);
+  }
+  const std::int64_t blocks = std::max(available_, needed);
+  const auto tokens =
+      std::min<std::int64_t>({(sequence.blocks + blocks) * block_tokens_ - sequence.computed,
+                              std::int64_t{limits_.chunk_tokens}, std::int64_t{limits_.tokens}});
+  PlannedChunk chunk = fit(sequence, static_cast<std::uint32_t>(tokens), limits_.logit_rows);
+  chunk.sequence = index;
+  if (waiting && sequence.samples) chunk.logit_rows = std::max(chunk.logit_rows, 1U);
+  plan_.chunks.push_back(chunk);
+}
+
+void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost) {
+  plan_.chunks.push_back(chunk);
+  fates_[chunk.sequence].chunk = chunk;
+  fates_[chunk.sequence].granted = blocks;
+  --chunks_left_;
+  tokens_left_ -= chunk.tokens;
+  rows_left_ -= chunk.logit_rows;
+  available_ -= blocks;
+  Tenant& tenant = tenants_[sequences_[chunk.sequence].tenant];
+  tenant.blocks += blocks;
+  tenant.planned += chunk.tokens * token_cost;
+}
+
+std::uint32_t Planner::least_served(List list) const {
+  std::uint32_t best = nobody;
+  for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
+    const Tenant& tenant = tenants_[t];
+    if (tenant.next >= (tenant.*list).size()) continue;
+    if (best == nobody ||
+        tenant.served + tenant.planned < tenants_[best].served + tenants_[best].planned) {
+      best = t;
+    }
+  }
+  return best;
+}
+
+// The youngest, of the tenant that holds most. Shares are equal, so most is most over its share.
+std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const {
+  std::uint32_t best = nobody;
+  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
+    const PlannerSequence& sequence = sequences_[i];
+    if (fates_[i].preempted || i == oldest_ || sequence.state == State::waiting) continue;
+    const Tenant& tenant = tenants_[sequence.tenant];
+    const std::uint64_t active = active_;
+    switch (from) {
+      case Victims::paused:
+        if (sequence.state != State::paused) continue;
+        break;
+      case Victims::over_blocks:
+        if (sequence.tenant == for_tenant || tenant.blocks * active <= capacity_) continue;
+        break;
+      case Victims::over_places:
+        if (sequence.state == State::paused || sequence.tenant == for_tenant ||
+            tenant.places <= 1 || tenant.places * active <= places_cap_) {
+          continue;
+        }
+        break;
+      case Victims::any: break;
+    }
+    const auto held = [&](const PlannerSequence& s) {
+      const Tenant& owner = tenants_[s.tenant];
+      return from == Victims::over_places ? owner.places : owner.blocks;
+    };
+    // Later in the span is younger.
+    if (best == nobody || held(sequence) > held(sequences_[best]) ||
+        sequence.tenant == sequences_[best].tenant) {
+      best = i;
+    }
+  }
+  return best;
+}
+
+// Its chunk, if it has one, is taken out of the plan at the end.
+void Planner::preempt(std::uint32_t index) {
+  const PlannerSequence& sequence = sequences_[index];
+  Fate& fate = fates_[index];
+  fate.preempted = true;
+  plan_.preempted.push_back(index);
+  available_ += sequence.freeable + fate.granted;
+  chunks_left_ += fate.chunk.tokens > 0;
+  tokens_left_ += fate.chunk.tokens;
+  rows_left_ += fate.chunk.logit_rows;
+  Tenant& tenant = tenants_[sequence.tenant];
+  tenant.blocks -= sequence.blocks + fate.granted;
+  if (sequence.state == State::running) {
+    --places_;
+    --tenant.places;
+  }
+}
+
+void Planner::undo_preempt(std::uint32_t index) {
+  const PlannerSequence& sequence = sequences_[index];
+  Fate& fate = fates_[index];
+  assert(plan_.preempted.back() == index);
+  plan_.preempted.pop_back();
+  fate.preempted = false;
+  available_ -= sequence.freeable + fate.granted;
+  chunks_left_ -= fate.chunk.tokens > 0;
+  tokens_left_ -= fate.chunk.tokens;
+  rows_left_ -= fate.chunk.logit_rows;
+  Tenant& tenant = tenants_[sequence.tenant];
+  tenant.blocks += sequence.blocks + fate.granted;
+  if (sequence.state == State::running) {
+    ++places_;
+    ++tenant.places;
+  }
+}
+
+std::uint32_t Planner::growth(std::uint32_t index, std::uint32_t tokens) const {
+  const PlannerSequence& sequence = sequences_[index];
+  const std::uint32_t blocks = blocks_for(sequence.computed + tokens);
+  return blocks > sequence.blocks ? blocks - sequence.blocks : 0;
+}
+
+// Available, less what running prefills have still to take.
+std::int64_t Planner::spare_blocks() const {
+  std::int64_t spare = available_;
+  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
+    const PlannerSequence& sequence = sequences_[i];
+    if (sequence.state != State::running || fates_[i].preempted) continue;
+    const std::int64_t held = std::int64_t{sequence.blocks} + fates_[i].granted;
+    spare -= std::max<std::int64_t>(0, blocks_for(sequence.target) - held);
+  }
+  return spare;
+}
+
+}  // namespace plimsoll

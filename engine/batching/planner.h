@@ -1,0 +1,145 @@
+// The step planner: which sequences get how many tokens in the next step. Pure: what it decides is
+// a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
+//
+// Decode tokens go first, then chunks of prefill. Tenants take turns by how much they were served
+// (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language Models"); within
+// a tenant, first come, first served.
+//
+// Blocks are taken as a sequence grows, not for its whole life. Where they run out, sequences are
+// preempted: those out of credit first, then the youngest of the tenant that holds most over its
+// share. The oldest sequence that can run is never preempted, so that somebody always finishes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace plimsoll {
+
+struct PlannerLimits {
+  std::uint32_t tokens = 512;  // in one step
+  std::uint32_t sequences = 64;
+  std::uint32_t logit_rows = 64;
+  std::uint32_t chunk_tokens = 256;  // of one sequence in one step
+};
+
+struct PlannerSequence {
+  enum class State : std::uint8_t {
+    waiting,  // holds no blocks
+    running,
+    paused,  // holds blocks, but is out of credit
+  };
+  std::uint32_t tenant = 0;  // an index that the caller gives out
+  std::uint64_t order = 0;   // of arrival
+  State state = State::waiting;
+  std::uint32_t computed = 0;  // tokens whose keys and values are in its blocks
+  std::uint32_t target = 0;    // tokens to be computed before it samples or ends; over `computed`
+  bool samples = true;         // takes a logit row at target - 1
+  // Positions whose logits are wanted besides: [score_from, score_until).
+  std::uint32_t score_from = 0, score_until = 0;
+  std::uint32_t blocks = 0;    // held
+  std::uint32_t freeable = 0;  // of them, those that preempting it would make available
+};
+
+struct PlannedChunk {
+  std::uint32_t sequence = 0;  // index into the caller's span
+  std::uint32_t tokens = 0;
+  std::uint32_t logit_rows = 0;
+};
+
+struct StepPlan {
+  std::vector<std::uint32_t> preempted;  // to be done first; sequences of none of the chunks
+  std::vector<PlannedChunk> chunks;
+};
+
+class Planner {
+ public:
+  Planner(const PlannerLimits& limits, std::uint32_t block_tokens);
+
+  void set_limits(const PlannerLimits& limits) { limits_ = limits; }
+  const PlannerLimits& limits() const { return limits_; }
+
+  // What a token costs its tenant; an output token is computed on its own, a prompt's with others.
+  static constexpr std::uint64_t prompt_token_cost = 1;
+  static constexpr std::uint64_t output_token_cost = 2;
+
+  // The tenant has work again: its counter is lifted to the least of the active ones, so that
+  // idleness saves nothing up.
+  void activate(std::uint32_t tenant);
+  void deactivate(std::uint32_t tenant);  // it has no sequence left
+  void forget(std::uint32_t tenant);      // the index will stand for somebody else
+  void serve(std::uint32_t tenant, std::uint64_t cost) { tenants_[tenant].served += cost; }
+  std::uint64_t served(std::uint32_t tenant) const { return tenants_[tenant].served; }
+
+  // `sequences` are all there are, in order of arrival; their tenants are active. Each can fit into
+  // `capacity` blocks alone. `available` blocks are free or can be made so at once. A waiting
+  // sequence's chunk leaves room for all its blocks, since some of them may be found in the prefix
+  // tree. The result is valid until the next call; it has chunks unless all sequences are paused.
+  const StepPlan& plan(std::span<const PlannerSequence> sequences, std::uint32_t available,
+                       std::uint32_t capacity);
+
+  // The largest chunk of a sequence within these budgets, with its logit rows. A chunk that wants
+  // scores ends where they end. No tokens if nothing fits.
+  static PlannedChunk fit(const PlannerSequence& sequence, std::uint32_t tokens,
+                          std::uint32_t logit_rows);
+
+ private:
+  using State = PlannerSequence::State;
+  static constexpr std::uint32_t nobody = ~std::uint32_t{0};
+
+  struct Tenant {
+    bool active = false;
+    std::uint64_t served = 0;
+    // Of the current plan:
+    std::uint64_t planned = 0;
+    std::uint32_t blocks = 0, places = 0;          // held
+    std::vector<std::uint32_t> decodes, prefills;  // in order of arrival
+    std::size_t next = 0;
+  };
+  // What the current plan has done with a sequence.
+  struct Fate {
+    bool preempted = false;
+    PlannedChunk chunk;
+    std::uint32_t granted = 0;  // blocks
+  };
+  using List = std::vector<std::uint32_t> Tenant::*;
+
+  void read();
+  void plan_decodes();
+  void plan_prefills();
+  void plan_oldest();
+  bool admit(std::uint32_t index);
+  bool make_room(std::uint32_t index, std::uint32_t blocks);
+  void add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost);
+  std::uint32_t least_served(List list) const;
+  enum class Victims : std::uint8_t { paused, over_blocks, over_places, any };
+  std::uint32_t find_victim(Victims from, std::uint32_t for_tenant) const;
+  void preempt(std::uint32_t index);
+  void undo_preempt(std::uint32_t index);
+
+  std::uint32_t blocks_for(std::uint32_t tokens) const {
+    return (tokens + block_tokens_ - 1) / block_tokens_;
+  }
+  std::uint32_t growth(std::uint32_t index, std::uint32_t tokens) const;
+  std::int64_t spare_blocks() const;
+
+  PlannerLimits limits_;
+  std::uint32_t block_tokens_;
+  std::vector<Tenant> tenants_;
+  std::uint64_t last_served_ = 0;  // of the tenant that last became inactive
+
+  // Of the current plan:
+  StepPlan plan_;
+  std::span<const PlannerSequence> sequences_;
+  std::vector<Fate> fates_;
+  std::vector<std::uint32_t> chosen_;  // decodes
+  std::uint32_t oldest_ = nobody;      // of the running
+  std::uint32_t active_ = 0;           // tenants with a sequence
+  std::uint32_t places_ = 0;           // taken by running sequences
+  std::uint32_t capacity_ = 0;
+  std::int64_t available_ = 0;
+  std::uint32_t places_cap_ = 0;
+  std::uint32_t chunks_left_ = 0, tokens_left_ = 0, rows_left_ = 0;
+};
+
+}  // namespace plimsoll

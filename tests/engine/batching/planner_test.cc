@@ -1,0 +1,430 @@
+#include "engine/batching/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <vector>
+
+namespace plimsoll {
+namespace {
+
+using State = PlannerSequence::State;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr std::uint32_t block_tokens = 16;
+
+std::uint32_t blocks_for(std::uint32_t tokens) {
+  return (tokens + block_tokens - 1) / block_tokens;
+}
+
+PlannerSequence sequence(std::uint32_t tenant, State state, std::uint32_t computed,
+                         std::uint32_t target) {
+  PlannerSequence s;
+  s.tenant = tenant;
+  s.state = state;
+  s.computed = computed;
+  s.target = target;
+  s.blocks = s.freeable = state == State::waiting ? 0 : blocks_for(computed);
+  return s;
+}
+PlannerSequence waiting(std::uint32_t tenant, std::uint32_t target) {
+  return sequence(tenant, State::waiting, 0, target);
+}
+PlannerSequence prefilling(std::uint32_t tenant, std::uint32_t computed, std::uint32_t target) {
+  return sequence(tenant, State::running, computed, target);
+}
+PlannerSequence decoding(std::uint32_t tenant, std::uint32_t known) {
+  return sequence(tenant, State::running, known - 1, known);
+}
+PlannerSequence paused(std::uint32_t tenant, std::uint32_t known) {
+  return sequence(tenant, State::paused, known - 1, known);
+}
+
+class PlannerTest : public testing::Test {
+ protected:
+  // Of `capacity` blocks, those that no sequence holds are available.
+  const StepPlan& plan(const std::vector<PlannerSequence>& sequences, std::uint32_t capacity) {
+    sequences_ = sequences;
+    std::uint32_t held = 0;
+    for (const auto& s : sequences_) {
+      planner_.activate(s.tenant);
+      held += s.blocks;
+    }
+    EXPECT_LE(held, capacity);
+    return planner_.plan(sequences_, capacity - held, capacity);
+  }
+  static std::vector<std::pair<std::uint32_t, std::uint32_t>> tokens(const StepPlan& plan) {
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> result;
+    for (const auto& chunk : plan.chunks) result.emplace_back(chunk.sequence, chunk.tokens);
+    return result;
+  }
+
+  Planner planner_{{.tokens = 64, .sequences = 4, .logit_rows = 4, .chunk_tokens = 32},
+                   block_tokens};
+  std::vector<PlannerSequence> sequences_;
+};
+
+using Pair = std::pair<std::uint32_t, std::uint32_t>;
+
+TEST_F(PlannerTest, DecodesGoBeforePrefills) {
+  const auto& result = plan({prefilling(0, 0, 100), decoding(0, 20), decoding(0, 40)}, 100);
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{1, 1}, Pair{2, 1}, Pair{0, 32}));
+}
+
+TEST_F(PlannerTest, KeepsToEveryCap) {
+  // Tokens: 64 = 32 + 32. The third gets none.
+  EXPECT_THAT(tokens(plan({waiting(0, 50), waiting(0, 50), waiting(0, 50)}, 100)),
+              ElementsAre(Pair{0, 32}, Pair{1, 32}));
+  // Sequences: 4.
+  EXPECT_EQ(plan({waiting(0, 2), waiting(0, 2), waiting(0, 2), waiting(0, 2), waiting(0, 2)}, 100)
+                .chunks.size(),
+            4U);
+  // Logit rows.
+  planner_.set_limits({.tokens = 64, .sequences = 4, .logit_rows = 1, .chunk_tokens = 32});
+  EXPECT_THAT(tokens(plan({decoding(0, 20), decoding(0, 20)}, 100)), ElementsAre(Pair{0, 1}));
+  // A prefill goes on without its last token when there is no row for it.
+  EXPECT_THAT(tokens(plan({decoding(0, 20), prefilling(0, 16, 20)}, 100)),
+              ElementsAre(Pair{0, 1}, Pair{1, 3}));
+}
+
+TEST_F(PlannerTest, GivesALogitRowOnlyForTheLastToken) {
+  const auto& result = plan({prefilling(0, 0, 33), prefilling(0, 10, 20)}, 100);
+  ASSERT_EQ(result.chunks.size(), 2U);
+  EXPECT_EQ(result.chunks[0].logit_rows, 0U);
+  EXPECT_EQ(result.chunks[1].logit_rows, 1U);
+}
+
+TEST_F(PlannerTest, ServesATenantInOrderOfArrival) {
+  EXPECT_THAT(tokens(plan({waiting(0, 60), waiting(0, 4)}, 100)),
+              ElementsAre(Pair{0, 32}, Pair{1, 4}));
+}
+
+TEST_F(PlannerTest, TheLeastServedTenantGoesFirst) {
+  planner_.activate(0);
+  planner_.activate(1);
+  planner_.serve(0, 100);
+  EXPECT_THAT(tokens(plan({waiting(0, 60), waiting(0, 60), waiting(1, 60), waiting(1, 60)}, 100)),
+              ElementsAre(Pair{2, 32}, Pair{3, 32}));
+  planner_.serve(1, 100);
+  // Equal now: they take turns within the step.
+  EXPECT_THAT(tokens(plan({waiting(0, 60), waiting(0, 60), waiting(1, 60), waiting(1, 60)}, 100)),
+              ElementsAre(Pair{0, 32}, Pair{2, 32}));
+}
+
+TEST_F(PlannerTest, IdlenessSavesNothingUp) {
+  planner_.activate(0);
+  planner_.activate(1);
+  planner_.deactivate(1);
+  planner_.serve(0, 1000);
+  planner_.activate(1);
+  EXPECT_EQ(planner_.served(1), 1000U);
+  // Nor does it forgive.
+  planner_.serve(1, 500);
+  planner_.deactivate(1);
+  planner_.activate(1);
+  EXPECT_EQ(planner_.served(1), 1500U);
+  // With nobody active, the last to leave sets the level for a newcomer.
+  planner_.deactivate(0);
+  planner_.deactivate(1);
+  planner_.activate(2);
+  EXPECT_EQ(planner_.served(2), 1500U);
+}
+
+TEST_F(PlannerTest, ADecodeTakesABlockFromAPausedSequenceFirst) {
+  // Sequence 0 needs a third block, and none is free.
+  const auto& result = plan({decoding(0, 33), decoding(1, 60), paused(1, 20)}, 8);
+  EXPECT_THAT(result.preempted, ElementsAre(2));
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 1}, Pair{1, 1}));
+}
+
+TEST_F(PlannerTest, ThenFromTheYoungestOfWhoHoldsMost) {
+  const auto& result =
+      plan({decoding(0, 33), decoding(1, 30), decoding(1, 30), decoding(2, 30)}, 8);
+  EXPECT_THAT(result.preempted, ElementsAre(2));
+  EXPECT_THAT(tokens(result), testing::UnorderedElementsAre(Pair{0, 1}, Pair{1, 1}, Pair{3, 1}));
+}
+
+TEST_F(PlannerTest, TheOldestIsNeverPreempted) {
+  // It holds most by far, and needs one more.
+  const auto& result = plan({decoding(0, 97), decoding(1, 10), decoding(2, 10)}, 8);
+  EXPECT_THAT(result.preempted, ElementsAre(1));
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 1}, Pair{2, 1}));
+  // A younger one that needs a block gives way itself.
+  const auto& other = plan({decoding(0, 90), decoding(1, 33)}, 8);
+  EXPECT_THAT(other.preempted, ElementsAre(1));
+  EXPECT_THAT(tokens(other), ElementsAre(Pair{0, 1}));
+}
+
+TEST_F(PlannerTest, TheOldestGoesOnThoughNothingFits) {
+  const auto& result = plan({prefilling(0, 32, 100), prefilling(1, 64, 100)}, 6);
+  EXPECT_THAT(result.preempted, ElementsAre(1));
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 32}));
+}
+
+TEST_F(PlannerTest, AdmitsOnlyWhatFitsWhole) {
+  EXPECT_THAT(tokens(plan({decoding(0, 20), waiting(0, 60)}, 6)), ElementsAre(Pair{0, 1}));
+  // 2 held, 4 for the prompt, and one by which the first may grow.
+  EXPECT_THAT(tokens(plan({decoding(0, 20), waiting(0, 60)}, 7)),
+              ElementsAre(Pair{0, 1}, Pair{1, 32}));
+  // What a running prefill has still to take is not given away.
+  EXPECT_THAT(tokens(plan({prefilling(0, 16, 96), waiting(0, 10)}, 7)), ElementsAre(Pair{0, 32}));
+}
+
+TEST_F(PlannerTest, NobodyIsAdmittedPastOneThatDoesNotFit) {
+  planner_.activate(0);
+  planner_.activate(1);
+  planner_.serve(1, 10);
+  // Tenant 0 is next, and its prompt wants more than half the pool: it waits, and so does tenant 1.
+  const auto& result = plan({decoding(1, 20), waiting(0, 100), waiting(1, 2)}, 8);
+  EXPECT_THAT(result.preempted, IsEmpty());
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 1}));
+}
+
+TEST_F(PlannerTest, ATenantWithinItsShareTakesAPlaceFromOneOverIts) {
+  const auto& result = plan(
+      {decoding(0, 20), decoding(0, 20), decoding(0, 20), decoding(0, 20), waiting(1, 10)}, 100);
+  EXPECT_THAT(result.preempted, ElementsAre(3));
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 1}, Pair{1, 1}, Pair{2, 1}, Pair{4, 10}));
+  // At two places each, nobody is over.
+  const auto& even = plan(
+      {decoding(0, 20), decoding(0, 20), decoding(1, 20), decoding(1, 20), waiting(1, 10)}, 100);
+  EXPECT_THAT(even.preempted, IsEmpty());
+}
+
+TEST_F(PlannerTest, ATenantWithinItsShareTakesBlocksFromOneOverIts) {
+  const auto& result = plan({decoding(0, 60), decoding(0, 60), waiting(1, 10)}, 8);
+  EXPECT_THAT(result.preempted, ElementsAre(1));
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{0, 1}, Pair{2, 10}));
+  // One that wants more than its share takes nothing.
+  EXPECT_THAT(plan({decoding(0, 60), decoding(0, 60), waiting(1, 70)}, 8).preempted, IsEmpty());
+}
+
+TEST_F(PlannerTest, TakesNothingWhereItWouldNotBeEnough) {
+  // The paused one's single block does not make room for four.
+  const auto& result = plan({decoding(0, 60), paused(0, 10), waiting(0, 60)}, 6);
+  EXPECT_THAT(result.preempted, IsEmpty());
+}
+
+TEST_F(PlannerTest, AWaitingOneGetsTheBlocksOfThePausedWhenNothingElseRuns) {
+  const auto& result = plan({paused(0, 40), paused(1, 40), waiting(1, 50)}, 6);
+  EXPECT_FALSE(result.preempted.empty());
+  EXPECT_THAT(tokens(result), ElementsAre(Pair{2, 32}));
+  EXPECT_THAT(plan({paused(0, 40), paused(1, 40)}, 6).chunks, IsEmpty());
+}
+
+TEST(PlannerFit, ScoresEndWhereTheirRowsEnd) {
+  PlannerSequence s = prefilling(0, 0, 20);
+  s.score_from = 0;
+  s.score_until = 20;
+  auto chunk = Planner::fit(s, 100, 8);
+  EXPECT_EQ(chunk.tokens, 8U);
+  EXPECT_EQ(chunk.logit_rows, 8U);
+  s.computed = 16;
+  chunk = Planner::fit(s, 100, 8);
+  EXPECT_EQ(chunk.tokens, 4U);
+  EXPECT_EQ(chunk.logit_rows, 4U);
+  // Recomputing what is scored already needs no rows.
+  s.computed = 0;
+  s.score_from = 10;
+  chunk = Planner::fit(s, 100, 4);
+  EXPECT_EQ(chunk.tokens, 14U);
+  EXPECT_EQ(chunk.logit_rows, 4U);
+  // The prompt ends before what was generated.
+  s.score_until = 12;
+  chunk = Planner::fit(s, 100, 8);
+  EXPECT_EQ(chunk.tokens, 12U);
+  EXPECT_EQ(chunk.logit_rows, 2U);
+  EXPECT_EQ(Planner::fit(s, 0, 8).tokens, 0U);
+}
+
+// A pool and sequences in numbers only, driven by the planner for many steps.
+class Simulation {
+ public:
+  struct Job {
+    std::uint32_t tenant, prompt, answer;
+  };
+
+  explicit Simulation(std::uint32_t seed) : random_(seed) {
+    limits_ = {.tokens = 8 + below(100),
+               .sequences = 1 + below(10),
+               .logit_rows = 1 + below(10),
+               .chunk_tokens = 1 + below(60)};
+    capacity_ = 5 + below(30);
+    planner_ = Planner(limits_, block_tokens);
+  }
+  std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
+
+  void run() {
+    std::uint32_t to_arrive = 80;
+    int idle_steps = 0;
+    std::uint64_t order = 0;
+    for (int step = 0; to_arrive > 0 || !live_.empty(); ++step) {
+      ASSERT_LT(step, 200'000) << "it does not end";
+      while (to_arrive > 0 && below(4) == 0) {
+        --to_arrive;
+        const std::uint32_t most = capacity_ * block_tokens;
+        const std::uint32_t prompt = 1 + below(most - 1);
+        PlannerSequence s = waiting(below(4), prompt);
+        s.order = order++;
+        ends_[s.order] = prompt + below(std::min(most - prompt, 100U));
+        if (count_[s.tenant]++ == 0) planner_.activate(s.tenant);
+        live_.push_back(s);
+      }
+      // Clients stop reading and go on; now and then for long.
+      for (auto& s : live_) {
+        if (s.state == State::running && s.target - s.computed == 1 && below(40) == 0) {
+          s.state = State::paused;
+        } else if (s.state == State::paused && below(20) == 0) {
+          s.state = State::running;
+        }
+      }
+      std::uint32_t held = 0;
+      for (auto& s : live_) {
+        s.freeable = s.blocks;
+        held += s.blocks;
+      }
+      const StepPlan& plan = planner_.plan(live_, capacity_ - held, capacity_);
+      const bool all_paused = std::all_of(live_.begin(), live_.end(),
+                                          [](const auto& s) { return s.state == State::paused; });
+      ASSERT_EQ(plan.chunks.empty(), all_paused);
+      for (const std::uint32_t index : plan.preempted) {
+        ASSERT_NE(live_[index].state, State::waiting);
+        held -= live_[index].blocks;
+        live_[index] = reset(live_[index]);
+      }
+      execute(plan, held);
+      if (testing::Test::HasFatalFailure()) return;
+      idle_steps += plan.chunks.empty();
+    }
+  }
+
+ private:
+  static PlannerSequence reset(const PlannerSequence& s) {
+    PlannerSequence again = waiting(s.tenant, s.target);
+    again.order = s.order;
+    return again;
+  }
+
+  void execute(const StepPlan& plan, std::uint32_t held) {
+    std::uint32_t tokens = 0, rows = 0;
+    std::map<std::uint32_t, int> seen;
+    for (const PlannedChunk& chunk : plan.chunks) {
+      PlannerSequence& s = live_[chunk.sequence];
+      ASSERT_EQ(seen[chunk.sequence]++, 0);
+      ASSERT_FALSE(std::count(plan.preempted.begin(), plan.preempted.end(), chunk.sequence));
+      ASSERT_NE(s.state, State::paused);
+      ASSERT_GT(chunk.tokens, 0U);
+      ASSERT_LE(chunk.tokens, limits_.chunk_tokens);
+      ASSERT_LE(s.computed + chunk.tokens, s.target);
+      if (s.computed + chunk.tokens == s.target) {
+        ASSERT_EQ(chunk.logit_rows, 1U);
+      }
+      tokens += chunk.tokens;
+      rows += chunk.logit_rows;
+      s.state = State::running;
+      s.computed += chunk.tokens;
+      planner_.serve(s.tenant, chunk.tokens);
+      const std::uint32_t needed = std::max(s.blocks, blocks_for(s.computed));
+      held += needed - s.blocks;
+      s.blocks = needed;
+      if (s.computed == s.target) ++s.target;  // one more is known, to be computed next
+    }
+    ASSERT_LE(held, capacity_);
+    ASSERT_LE(tokens, limits_.tokens);
+    ASSERT_LE(rows, limits_.logit_rows);
+    ASSERT_LE(plan.chunks.size(), limits_.sequences);
+    std::erase_if(live_, [&](const PlannerSequence& s) {
+      if (s.computed < ends_[s.order]) return false;
+      if (--count_[s.tenant] == 0) planner_.deactivate(s.tenant);
+      return true;
+    });
+  }
+
+  std::mt19937 random_;
+  PlannerLimits limits_;
+  std::uint32_t capacity_ = 0;
+  Planner planner_{{}, block_tokens};
+  std::vector<PlannerSequence> live_;
+  std::map<std::uint64_t, std::uint32_t> ends_;  // tokens at which a sequence is finished
+  std::uint32_t count_[4] = {};
+};
+
+TEST(PlannerSimulation, EverySequenceEndsAndEveryPlanKeepsToTheCaps) {
+  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    Simulation simulation(seed);
+    simulation.run();
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Two tenants, each with so many sequences at any time; returns what each was served.
+struct Load {
+  std::uint32_t sequences, prompt, answer;
+};
+std::pair<std::uint64_t, std::uint64_t> serve(const Load& first, const Load& second, int steps) {
+  Planner planner({.tokens = 64, .sequences = 8, .logit_rows = 8, .chunk_tokens = 32},
+                  block_tokens);
+  const Load loads[] = {first, second};
+  std::uint32_t count[2] = {0, 0};
+  std::vector<PlannerSequence> live;
+  std::map<std::uint64_t, std::uint32_t> ends;
+  std::uint64_t order = 0;
+  for (int step = 0; step < steps; ++step) {
+    for (const std::uint32_t t : {0U, 1U}) {
+      planner.activate(t);
+      for (; count[t] < loads[t].sequences; ++count[t]) {
+        live.push_back(waiting(t, loads[t].prompt));
+        live.back().order = order++;
+        ends[live.back().order] = loads[t].prompt + loads[t].answer;
+      }
+    }
+    std::uint32_t held = 0;
+    for (auto& s : live) held += s.freeable = s.blocks;
+    const StepPlan& plan = planner.plan(live, 400 - held, 400);
+    for (const std::uint32_t index : plan.preempted) {
+      const PlannerSequence was = live[index];
+      live[index] = waiting(was.tenant, was.target);
+      live[index].order = was.order;
+    }
+    for (const PlannedChunk& chunk : plan.chunks) {
+      PlannerSequence& s = live[chunk.sequence];
+      s.state = State::running;
+      s.computed += chunk.tokens;
+      s.blocks = std::max(s.blocks, blocks_for(s.computed));
+      planner.serve(s.tenant, chunk.tokens);
+      if (s.computed == s.target) ++s.target;
+    }
+    std::erase_if(live, [&](const PlannerSequence& s) {
+      if (s.computed < ends[s.order]) return false;
+      --count[s.tenant];
+      return true;
+    });
+  }
+  return {planner.served(0), planner.served(1)};
+}
+
+// The bound of the VTC paper, for tenants that always have work: no one is ahead by more than what
+// fits in the batch (8 places of a whole sequence each), however long they run.
+TEST(PlannerSimulation, BackloggedTenantsAreServedAlike) {
+  for (const int steps : {500, 5000}) {
+    const auto [bulky, brief] = serve({50, 200, 200}, {50, 40, 20}, steps);
+    const auto ahead = static_cast<std::int64_t>(bulky) - static_cast<std::int64_t>(brief);
+    EXPECT_LT(std::abs(ahead), 8 * 400) << bulky << " and " << brief;
+  }
+}
+
+// One short sequence at a time, beside a tenant that takes all it can get: 40 tokens of prompt in
+// two steps, 20 steps of decoding, and nothing of its time spent waiting for the other.
+TEST(PlannerSimulation, AFloodDoesNotStarveALightTenant) {
+  const auto [flood, light] = serve({50, 200, 200}, {1, 40, 20}, 4400);
+  EXPECT_GT(light, 4400U / 22 * 60 * 95 / 100);
+  EXPECT_GT(flood, light);
+}
+
+}  // namespace
+}  // namespace plimsoll
