@@ -1,0 +1,711 @@
+#include "engine/loop/engine.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "engine/batching/planner.h"
+#include "engine/kv/block_pool.h"
+#include "engine/kv/prefix_tree.h"
+#include "engine/loop/request.h"
+#include "engine/loop/sequence.h"
+#include "engine/memory/arena.h"
+
+namespace plimsoll {
+namespace {
+
+using Clock = Sequence::Clock;
+
+constexpr std::uint32_t retry_ms = 1000;
+constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
+constexpr std::size_t remembered_tenants = 1024;
+
+class LoopEngine final : public Engine {
+ public:
+  LoopEngine(std::unique_ptr<CausalModel> model, const EngineConfig& config, Ledger& ledger,
+             EngineSink sink, BlockPool pool, Arena logits)
+      : model_(std::move(model)),
+        config_(config),
+        ledger_(ledger),
+        sink_(std::move(sink)),
+        scratch_(ledger.account(Component::activations, config.model_version, shared_tenant),
+                 Sampler::bytes(model_->info().vocab)),
+        logits_(std::move(logits)),
+        pool_(std::move(pool)),
+        tree_(pool_, ledger, config.model_version),
+        planner_(planner_limits(PressureLevel::green), config.block_tokens),
+        sampler_(model_->info().vocab) {
+    stats_.kv_blocks_total = pool_.capacity();
+    thread_ = std::thread([this] { run(); });
+    pthread_setname_np(thread_.native_handle(), "engine");
+  }
+
+  ~LoopEngine() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      wake();
+    }
+    thread_.join();
+  }
+
+  Result<void> submit(SequenceRequest request) override;
+  void cancel(RequestId id) override;
+  void add_credit(RequestId id, std::uint32_t tokens) override;
+  void set_pressure(PressureLevel level) override;
+  void drain(Clock::time_point deadline) override;
+  bool idle() const override { return unfinished_.load() == 0; }
+  EngineStats stats() const override {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  const ModelInfo& model() const override { return model_->info(); }
+
+ private:
+  struct Tenant {
+    std::uint32_t index = 0;  // the planner's
+    std::uint32_t sequences = 0;
+    Account* requests = nullptr;
+    Account* kv = nullptr;
+  };
+
+  // Called from any thread, under mutex_.
+  Result<void> refusal(const SequenceRequest& request) const;
+  void wake() {
+    ++mail_;
+    condition_.notify_one();
+  }
+
+  // All of these on the engine's thread.
+  void run();
+  bool take_mail();
+  void start_life(std::unique_ptr<Sequence> sequence);
+  Tenant& tenant_of(const TenantId& id);
+  void apply_pressure(PressureLevel level);
+  PlannerLimits planner_limits(PressureLevel level) const;
+  void end_overdue(Clock::time_point now);
+  bool step();
+  void read_views();
+  void execute(const StepPlan& plan);
+  void begin(Sequence& sequence);
+  bool grow(Sequence& sequence, std::uint32_t tokens);
+  void preempt(Sequence& sequence);
+  void keep_prefix(Sequence& sequence);
+  void release_blocks(Sequence& sequence);
+  void take_logits(Sequence& sequence, const PlannedChunk& chunk, std::span<float> logits);
+  void charge_service(Sequence& sequence);
+  SequenceEvent& event(Sequence& sequence);
+  void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
+  void fail_all(const std::string& what);
+  void emit();
+  std::optional<Clock::time_point> next_deadline() const;
+
+  const std::unique_ptr<CausalModel> model_;
+  const EngineConfig config_;
+  Ledger& ledger_;
+  const EngineSink sink_;
+
+  // Shared with the callers' threads.
+  mutable std::mutex mutex_;
+  std::condition_variable condition_;
+  std::uint64_t mail_ = 0;  // counts what the loop has to look at
+  std::vector<std::unique_ptr<Sequence>> inbox_;
+  std::unordered_map<RequestId, Sequence*> by_id_;
+  std::unordered_map<TenantId, std::uint32_t> tenant_sequences_;
+  std::uint32_t queued_ = 0;  // sequences that have not started
+  PressureLevel pressure_ = PressureLevel::green;
+  std::optional<Clock::time_point> drain_deadline_;
+  bool stopping_ = false;
+  EngineStats stats_;
+  std::atomic<std::uint64_t> unfinished_{0};
+
+  // The engine thread's own.
+  Charge scratch_;
+  Arena logits_;
+  BlockPool pool_;
+  PrefixTree tree_;
+  Planner planner_;
+  Sampler sampler_;
+  PressureLevel applied_ = PressureLevel::green;
+  std::optional<Clock::time_point> ends_at_;  // the drain's deadline
+  bool ending_ = false;
+  std::unordered_map<TenantId, Tenant> tenants_;
+  std::vector<std::uint32_t> free_tenants_;           // indexes
+  std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
+  std::uint64_t arrivals_ = 0;
+  std::uint64_t mail_seen_ = 0;
+  std::vector<PlannerSequence> views_;
+  std::vector<Sequence*> viewed_;
+  std::vector<PlannedChunk> batch_;  // planned, with room
+  std::vector<Sequence*> batch_sequences_;
+  std::vector<SequenceChunk> chunks_;
+  std::vector<SequenceEvent> events_;
+  std::uint32_t started_ = 0;  // sequences that left the queue since the last publication
+  std::vector<Sequence*> finished_;
+  EngineStats counters_;
+  std::thread thread_;
+};
+
+// --- From any thread ---
+
+Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
+  if (stopping_ || drain_deadline_) {
+    return fail(Error(ErrorCode::unavailable, "the engine is draining: try another node")
+                    .with_reason("draining")
+                    .retry_after(retry_ms));
+  }
+  if (pressure_ == PressureLevel::red) {
+    return fail(Error(ErrorCode::resource_exhausted,
+                      "the node is short of memory and accepts no new sequences")
+                    .with_reason("memory_pressure")
+                    .retry_after(retry_ms));
+  }
+  if (queued_ >= config_.queue_length) {
+    return fail(Error(ErrorCode::resource_exhausted,
+                      "the queue is full: " + std::to_string(queued_) + " sequences wait to start")
+                    .with_reason("queue_full")
+                    .retry_after(retry_ms));
+  }
+  const auto tenant = tenant_sequences_.find(request.tenant);
+  if (tenant != tenant_sequences_.end() && tenant->second >= config_.tenant_sequences) {
+    return fail(Error(ErrorCode::resource_exhausted,
+                      "tenant '" + request.tenant.get() + "' has " +
+                          std::to_string(tenant->second) +
+                          " sequences waiting or running, and may have no more")
+                    .with_reason("tenant_sequences")
+                    .retry_after(retry_ms));
+  }
+  if (by_id_.contains(request.id)) {
+    return fail(Error(ErrorCode::invalid_argument,
+                      "a sequence with id " + std::to_string(request.id.get()) + " is running")
+                    .with_param("id"));
+  }
+  return {};
+}
+
+Result<void> LoopEngine::submit(SequenceRequest request) {
+  const auto refuse = [&](Result<void> why) {
+    const std::lock_guard lock(mutex_);
+    ++stats_.refused_total;
+    return why;
+  };
+  if (auto ok = check_request(request, model_->info(), config_, pool_.capacity()); !ok) {
+    return refuse(std::move(ok));
+  }
+  // What it holds while it waits is charged before it is copied anywhere.
+  Charge waiting(ledger_.account(Component::queues, config_.model_version, request.tenant),
+                 peak_bytes(request, config_.block_tokens));
+  auto sequence = std::make_unique<Sequence>(std::move(request), Clock::now());
+  sequence->charge = std::move(waiting);
+  const SequenceRequest& accepted = sequence->request;
+
+  const std::lock_guard lock(mutex_);
+  if (auto ok = refusal(accepted); !ok) {
+    ++stats_.refused_total;
+    return ok;
+  }
+  by_id_.emplace(accepted.id, sequence.get());
+  ++tenant_sequences_[accepted.tenant];
+  ++queued_;
+  ++stats_.waiting;
+  unfinished_.fetch_add(1);
+  inbox_.push_back(std::move(sequence));
+  wake();
+  return {};
+}
+
+void LoopEngine::cancel(RequestId id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return;
+  found->second->cancelled.store(true, std::memory_order_relaxed);
+  wake();
+}
+
+void LoopEngine::add_credit(RequestId id, std::uint32_t tokens) {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_id_.find(id);
+  if (found == by_id_.end()) return;
+  found->second->credit.fetch_add(tokens, std::memory_order_relaxed);
+  wake();
+}
+
+void LoopEngine::set_pressure(PressureLevel level) {
+  const std::lock_guard lock(mutex_);
+  pressure_ = level;
+  wake();
+}
+
+void LoopEngine::drain(Clock::time_point deadline) {
+  const std::lock_guard lock(mutex_);
+  drain_deadline_ = deadline;
+  wake();
+}
+
+// --- The engine's thread ---
+
+void LoopEngine::run() {
+  while (!take_mail()) {
+    bool worked = false;
+    try {
+      end_overdue(Clock::now());
+      worked = step();
+    } catch (const std::exception& e) {
+      fail_all(e.what());
+    } catch (...) {
+      fail_all("an exception of unknown type");
+    }
+    emit();
+    if (worked) continue;
+    std::unique_lock lock(mutex_);
+    const auto has_mail = [&] { return mail_ != mail_seen_; };
+    if (const auto deadline = next_deadline()) {
+      condition_.wait_until(lock, *deadline, has_mail);
+    } else {
+      condition_.wait(lock, has_mail);
+    }
+  }
+  for (const auto& sequence : sequences_) {
+    if (!sequence->done) finish(*sequence, FinishReason::cancelled);
+  }
+  emit();
+}
+
+// Whether the engine is to end.
+bool LoopEngine::take_mail() {
+  std::vector<std::unique_ptr<Sequence>> arrived;
+  PressureLevel level;
+  {
+    const std::lock_guard lock(mutex_);
+    if (mail_ == mail_seen_) return ending_;
+    mail_seen_ = mail_;
+    arrived.swap(inbox_);
+    level = pressure_;
+    ends_at_ = drain_deadline_;
+    ending_ = stopping_;
+  }
+  for (auto& sequence : arrived) start_life(std::move(sequence));
+  if (level != applied_) apply_pressure(level);
+  return ending_;
+}
+
+void LoopEngine::start_life(std::unique_ptr<Sequence> owned) {
+  Sequence& sequence = *owned;
+  Tenant& tenant = tenant_of(sequence.request.tenant);
+  if (tenant.sequences++ == 0) planner_.activate(tenant.index);
+  sequence.tenant = tenant.index;
+  sequence.order = arrivals_++;
+  sequences_.push_back(std::move(owned));
+  if (sequence.request.prompt_logprobs && !sequence.scores_prompt()) {
+    event(sequence).prompt = std::move(sequence.scores);
+  }
+}
+
+LoopEngine::Tenant& LoopEngine::tenant_of(const TenantId& id) {
+  const auto found = tenants_.find(id);
+  if (found != tenants_.end()) return found->second;
+  if (tenants_.size() >= remembered_tenants) {
+    std::erase_if(tenants_, [&](const auto& entry) {
+      if (entry.second.sequences > 0) return false;
+      planner_.forget(entry.second.index);
+      free_tenants_.push_back(entry.second.index);
+      return true;
+    });
+  }
+  Tenant& tenant = tenants_[id];
+  tenant.index = static_cast<std::uint32_t>(tenants_.size() + free_tenants_.size() - 1);
+  if (!free_tenants_.empty()) {
+    tenant.index = free_tenants_.back();
+    free_tenants_.pop_back();
+  }
+  tenant.requests = &ledger_.account(Component::requests, config_.model_version, id);
+  tenant.kv = &ledger_.account(Component::kv, config_.model_version, id);
+  return tenant;
+}
+
+PlannerLimits LoopEngine::planner_limits(PressureLevel level) const {
+  const std::uint32_t divisor = level >= PressureLevel::orange ? 2 : 1;
+  const auto cap = [&](std::uint32_t limit) { return std::max(1U, limit / divisor); };
+  return {.tokens = cap(config_.limits.tokens),
+          .sequences = cap(config_.limits.sequences),
+          .logit_rows = config_.limits.logit_rows,
+          .chunk_tokens = cap(config_.chunk_tokens)};
+}
+
+void LoopEngine::apply_pressure(PressureLevel level) {
+  applied_ = level;
+  planner_.set_limits(planner_limits(level));
+  switch (level) {
+    case PressureLevel::green: tree_.set_limit(pool_.capacity()); break;
+    case PressureLevel::yellow: tree_.set_limit(tree_.size()); break;
+    case PressureLevel::orange:
+      tree_.set_limit(pool_.capacity() / tree_floor_divisor);
+      pool_.trim();
+      break;
+    case PressureLevel::red:
+      tree_.set_limit(0);
+      tree_.clear();
+      pool_.trim();
+      break;
+  }
+}
+
+void LoopEngine::end_overdue(Clock::time_point now) {
+  for (const auto& owned : sequences_) {
+    Sequence& sequence = *owned;
+    if (sequence.done) continue;
+    if (sequence.cancelled.load(std::memory_order_relaxed)) {
+      finish(sequence, FinishReason::cancelled);
+    } else if (sequence.request.deadline && now >= *sequence.request.deadline) {
+      finish(sequence, FinishReason::error,
+             Error(ErrorCode::deadline_exceeded,
+                   "the deadline passed after " + std::to_string(sequence.emitted) + " tokens"));
+    } else if (ends_at_ && now >= *ends_at_) {
+      finish(sequence, FinishReason::error,
+             Error(ErrorCode::unavailable, "the engine stopped before the sequence was finished")
+                 .with_reason("draining")
+                 .retry_after(retry_ms));
+    } else if (!sequence.started && now >= sequence.submitted + config_.queue_time) {
+      ++counters_.refused_total;
+      finish(sequence, FinishReason::error,
+             Error(ErrorCode::resource_exhausted, "the sequence waited " +
+                                                      std::to_string(config_.queue_time.count()) +
+                                                      " ms and could not start")
+                 .with_reason("queue_time")
+                 .retry_after(retry_ms));
+    } else if (!sequence.samples() && !sequence.scores_prompt()) {
+      finish(sequence, FinishReason::length);  // it came with all it asked for
+    }
+  }
+}
+
+std::optional<Clock::time_point> LoopEngine::next_deadline() const {
+  std::optional<Clock::time_point> next;
+  const auto consider = [&](Clock::time_point at) { next = next ? std::min(*next, at) : at; };
+  for (const auto& sequence : sequences_) {
+    if (sequence->request.deadline) consider(*sequence->request.deadline);
+    if (ends_at_) consider(*ends_at_);
+    if (!sequence->started) consider(sequence->submitted + config_.queue_time);
+  }
+  return next;
+}
+
+// Whether there was anything to run.
+bool LoopEngine::step() {
+  read_views();
+  if (views_.empty()) return false;
+  const bool tight = [&] {
+    std::int64_t wanted = 0;
+    for (const PlannerSequence& view : views_) {
+      wanted += std::int64_t{pool_.layout().blocks_for(view.target)} + 1 - view.blocks;
+    }
+    return wanted > pool_.free_count();
+  }();
+  std::uint32_t available = pool_.free_count();
+  if (tight) {
+    available += tree_.evictable();
+    for (std::size_t i = 0; i < views_.size(); ++i) {
+      for (const BlockId block : viewed_[i]->blocks) {
+        views_[i].freeable += pool_.references(block) == (tree_.holds(block) ? 2U : 1U);
+      }
+    }
+  }
+  const StepPlan& plan = planner_.plan(views_, available, pool_.capacity());
+  if (plan.chunks.empty() && plan.preempted.empty()) return false;
+  const auto begin = Clock::now();
+  execute(plan);
+  ++counters_.steps_total;
+  counters_.step_seconds_total += std::chrono::duration<double>(Clock::now() - begin).count();
+  return true;
+}
+
+void LoopEngine::read_views() {
+  views_.clear();
+  viewed_.clear();
+  for (const auto& sequence : sequences_) {
+    if (sequence->done || (!sequence->running && sequence->out_of_credit())) continue;
+    views_.push_back(sequence->view());
+    viewed_.push_back(sequence.get());
+  }
+}
+
+void LoopEngine::execute(const StepPlan& plan) {
+  for (const std::uint32_t index : plan.preempted) preempt(*viewed_[index]);
+
+  batch_.clear();
+  batch_sequences_.clear();
+  for (PlannedChunk chunk : plan.chunks) {
+    Sequence& sequence = *viewed_[chunk.sequence];
+    if (!sequence.running) {
+      begin(sequence);
+      // What the prefix tree knew makes the chunk shorter, or lets it reach the end.
+      const PlannedChunk fitted = Planner::fit(sequence.view(), chunk.tokens, chunk.logit_rows);
+      chunk.tokens = fitted.tokens;
+      chunk.logit_rows = fitted.logit_rows;
+    }
+    if (!grow(sequence, sequence.computed + chunk.tokens)) {
+      preempt(sequence);  // others hold more than was foreseen: it comes again
+      continue;
+    }
+    batch_.push_back(chunk);
+    batch_sequences_.push_back(&sequence);
+  }
+  if (batch_.empty()) return;
+
+  chunks_.clear();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const Sequence& sequence = *batch_sequences_[i];
+    chunks_.push_back({std::span(sequence.tokens).subspan(sequence.computed, batch_[i].tokens),
+                       sequence.computed, sequence.blocks, batch_[i].logit_rows});
+  }
+  auto* logits = reinterpret_cast<float*>(logits_.data());
+  const std::size_t vocab = model_->info().vocab;
+  std::size_t i = 0;
+  try {
+    model_->forward(chunks_, pool_, logits);
+    for (; i < batch_.size(); ++i) {
+      Sequence& sequence = *batch_sequences_[i];
+      const std::size_t numbers = batch_[i].logit_rows * vocab;
+      sequence.computed += batch_[i].tokens;
+      charge_service(sequence);
+      take_logits(sequence, batch_[i], {logits, numbers});
+      logits += numbers;
+    }
+  } catch (const std::exception& e) {
+    // What the step wrote is not to be trusted: it is shared with nobody.
+    for (; i < batch_.size(); ++i) {
+      Sequence& sequence = *batch_sequences_[i];
+      if (sequence.done) continue;
+      sequence.computed = 0;
+      finish(sequence, FinishReason::error,
+             Error(ErrorCode::internal, std::string("the engine's step failed: ") + e.what()));
+    }
+  }
+}
+
+// Takes what the prefix tree knows of a waiting sequence.
+void LoopEngine::begin(Sequence& sequence) {
+  sequence.running = true;
+  const TenantId& tenant = sequence.request.tenant;
+  if (config_.prefix_sharing && !sequence.scores_prompt()) {
+    sequence.computed =
+        tree_.match(sequence.salt, tenant, std::span(sequence.tokens).first(sequence.target()),
+                    sequence.blocks);
+    sequence.charged = std::max(sequence.charged, sequence.computed);
+  }
+  if (sequence.started) return;
+  sequence.started = true;
+  ++started_;
+  sequence.cached = std::min(sequence.computed, sequence.prompt_tokens);
+  counters_.prompt_tokens_total += sequence.prompt_tokens;
+  counters_.cached_prompt_tokens_total += sequence.cached;
+  // The same bytes, now those of a running sequence.
+  sequence.charge = Charge(*tenants_.at(tenant).requests, sequence.charge.bytes());
+}
+
+bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
+  const std::uint32_t needed = pool_.layout().blocks_for(tokens);
+  while (sequence.blocks.size() < needed) {
+    const auto missing = static_cast<std::uint32_t>(needed - sequence.blocks.size());
+    if (pool_.free_count() < missing) tree_.evict(missing - pool_.free_count());
+    auto block = pool_.allocate(tenants_.at(sequence.request.tenant).kv);
+    if (!block) return false;
+    sequence.blocks.push_back(*block);
+  }
+  return true;
+}
+
+void LoopEngine::preempt(Sequence& sequence) {
+  keep_prefix(sequence);
+  release_blocks(sequence);
+  sequence.running = false;
+  sequence.computed = 0;
+  ++sequence.preemptions;
+  ++counters_.preemptions_total;
+}
+
+// The full blocks that are computed stay known after the sequence is gone, until they are evicted.
+void LoopEngine::keep_prefix(Sequence& sequence) {
+  if (!config_.prefix_sharing) return;
+  const std::uint32_t full = sequence.computed / pool_.layout().block_tokens;
+  tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens,
+               std::span(sequence.blocks).first(full));
+}
+
+void LoopEngine::release_blocks(Sequence& sequence) {
+  for (const BlockId block : sequence.blocks) pool_.release(block);
+  sequence.blocks.clear();
+}
+
+void LoopEngine::charge_service(Sequence& sequence) {
+  // A recomputed token has been paid for.
+  if (sequence.computed <= sequence.charged) return;
+  const std::uint32_t prompt_end =
+      std::clamp(sequence.prompt_tokens, sequence.charged, sequence.computed);
+  planner_.serve(sequence.tenant,
+                 (prompt_end - sequence.charged) * Planner::prompt_token_cost +
+                     (sequence.computed - prompt_end) * Planner::output_token_cost);
+  sequence.charged = sequence.computed;
+}
+
+void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
+                             std::span<float> logits) {
+  const std::size_t vocab = model_->info().vocab;
+  const SamplingParams& sampling = sequence.request.sampling;
+  for (std::uint32_t row = 0; row < chunk.logit_rows; ++row) {
+    const std::uint32_t next = sequence.computed - chunk.logit_rows + row + 1;
+    const auto numbers = logits.subspan(row * vocab, vocab);
+    if (sequence.scores_prompt() && next < sequence.prompt_tokens) {
+      sequence.scores.push_back(
+          sampler_.score(numbers, sequence.tokens[next], sampling.top_logprobs));
+      ++sequence.scored;
+      if (!sequence.scores_prompt()) event(sequence).prompt = std::move(sequence.scores);
+    }
+    if (next != sequence.tokens.size() || !sequence.samples()) continue;
+    if (sequence.generated().empty()) keep_prefix(sequence);  // others may wait for this prompt
+    SampledToken token = sampler_.sample(numbers, sampling, next, sequence.generated());
+    if (token.id == no_token) {
+      sequence.computed = 0;
+      return finish(sequence, FinishReason::error,
+                    Error(ErrorCode::internal, "the model's logits at position " +
+                                                   std::to_string(next) + " are not numbers"));
+    }
+    const auto& stops = sequence.request.stop_tokens;
+    if (std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+      return finish(sequence, FinishReason::stop);
+    }
+    sequence.tokens.push_back(token.id);
+    ++sequence.emitted;
+    ++counters_.generated_tokens_total;
+    event(sequence).tokens.push_back(std::move(token));
+    break;
+  }
+  if (!sequence.samples() && !sequence.scores_prompt()) finish(sequence, FinishReason::length);
+}
+
+SequenceEvent& LoopEngine::event(Sequence& sequence) {
+  if (sequence.event == ~0U) {
+    sequence.event = static_cast<std::uint32_t>(events_.size());
+    events_.emplace_back();
+    events_.back().id = sequence.request.id;
+  }
+  return events_[sequence.event];
+}
+
+void LoopEngine::finish(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
+  SequenceEvent& last = event(sequence);
+  last.finish = reason;
+  last.error = std::move(error);
+  last.usage = {sequence.prompt_tokens, sequence.cached,
+                static_cast<std::uint32_t>(sequence.generated().size()), sequence.preemptions};
+  if (reason == FinishReason::cancelled) ++counters_.cancelled_total;
+  if (reason == FinishReason::stop || reason == FinishReason::length) ++counters_.finished_total;
+  keep_prefix(sequence);
+  release_blocks(sequence);
+  sequence.done = true;
+  finished_.push_back(&sequence);
+}
+
+void LoopEngine::fail_all(const std::string& what) {
+  for (const auto& sequence : sequences_) {
+    if (sequence->done) continue;
+    sequence->computed = 0;
+    finish(*sequence, FinishReason::error,
+           Error(ErrorCode::internal, "the engine's step failed: " + what));
+  }
+}
+
+// Forgets the finished, publishes the figures, and hands the step's events over, in this order: who
+// hears of an end finds the place free.
+void LoopEngine::emit() {
+  if (applied_ == PressureLevel::red && !finished_.empty()) pool_.trim();
+  EngineStats now = counters_;
+  now.kv_blocks_total = pool_.capacity();
+  now.kv_blocks_used = pool_.capacity() - pool_.free_count();
+  now.kv_blocks_cached = tree_.size();
+  std::uint32_t ended_in_queue = 0;
+  for (const auto& sequence : sequences_) {
+    sequence->event = ~0U;
+    if (sequence->done) {
+      ended_in_queue += !sequence->started;
+    } else if (sequence->out_of_credit()) {
+      ++now.paused;
+    } else if (sequence->running) {
+      ++now.running;
+    } else {
+      ++now.waiting;
+    }
+  }
+  for (const Sequence* sequence : finished_) {
+    Tenant& tenant = tenants_.at(sequence->request.tenant);
+    if (--tenant.sequences == 0) planner_.deactivate(tenant.index);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Sequence* sequence : finished_) {
+      by_id_.erase(sequence->request.id);
+      const auto tenant = tenant_sequences_.find(sequence->request.tenant);
+      if (--tenant->second == 0) tenant_sequences_.erase(tenant);
+    }
+    queued_ -= started_ + ended_in_queue;
+    now.waiting += static_cast<std::uint32_t>(inbox_.size());
+    now.refused_total = stats_.refused_total + std::exchange(counters_.refused_total, 0);
+    stats_ = now;
+  }
+  started_ = 0;
+  if (!finished_.empty()) {
+    std::erase_if(sequences_, [](const auto& sequence) { return sequence->done; });
+  }
+  if (!events_.empty()) {
+    auto events = std::exchange(events_, {});
+    try {
+      sink_(std::move(events));
+    } catch (...) {
+      // The listener's failure is its own: the loop serves others too.
+    }
+  }
+  unfinished_.fetch_sub(finished_.size());
+  finished_.clear();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::start(std::unique_ptr<CausalModel> model,
+                                              const EngineConfig& config, Ledger& ledger,
+                                              EngineSink sink) {
+  const StepLimits& limits = config.limits;
+  if (limits.tokens == 0 || limits.sequences == 0 || limits.logit_rows == 0 ||
+      limits.context_tokens == 0 || config.chunk_tokens == 0 || config.block_tokens == 0) {
+    return fail(ErrorCode::invalid_argument,
+                "every step limit, chunk_tokens and block_tokens must be at least 1");
+  }
+  auto pool =
+      BlockPool::make(model->kv_layout(config.block_tokens, config.kv_type), config.kv_budget_bytes,
+                      ledger.account(Component::kv, config.model_version, shared_tenant));
+  if (!pool) return fail(std::move(pool.error()));
+  auto logits =
+      Arena::make(ledger.account(Component::activations, config.model_version, shared_tenant),
+                  std::uint64_t{limits.logit_rows} * model->info().vocab * sizeof(float));
+  if (!logits) return fail(std::move(logits.error()));
+  return std::make_unique<LoopEngine>(std::move(model), config, ledger, std::move(sink),
+                                      std::move(*pool), std::move(*logits));
+}
+
+std::string_view to_string(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop: return "stop";
+    case FinishReason::length: return "length";
+    case FinishReason::cancelled: return "cancelled";
+    case FinishReason::error: return "error";
+  }
+  return "unknown";
+}
+
+}  // namespace plimsoll

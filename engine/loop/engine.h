@@ -1,0 +1,110 @@
+// The engine loop: one thread that owns a model, its KV pool, its prefix tree and its sampler, and
+// runs steps: plan a batch, one forward pass, sample, emit. Everything else talks to it through a
+// bounded queue; nothing inside a step takes a lock that is held across work.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/base/result.h"
+#include "engine/base/types.h"
+#include "engine/memory/ledger.h"
+#include "engine/models/model.h"
+#include "engine/sampling/sampler.h"
+
+namespace plimsoll {
+
+struct EngineConfig {
+  std::string model_version;
+  std::uint32_t block_tokens = 16;
+  KvType kv_type = KvType::f16;
+  std::uint64_t kv_budget_bytes = 512_MiB;
+  StepLimits limits;                             // must equal the model's
+  std::uint32_t chunk_tokens = 256;              // of one sequence's prefill in one step
+  std::uint32_t queue_length = 256;              // sequences waiting to start
+  std::chrono::milliseconds queue_time{30'000};  // a sequence that waited longer is refused
+  std::uint32_t tenant_sequences = 64;           // waiting and running, of one tenant
+  bool prefix_sharing = true;
+};
+
+struct SequenceRequest {
+  RequestId id;
+  TenantId tenant;
+  // Tenants that name the same group share prefixes; empty: with nobody. The operator's to set.
+  std::string sharing_group;
+  std::vector<TokenId> prompt;  // 1 or more tokens
+  // Tokens already generated elsewhere, to go on from after a failover: part of the context and of
+  // the penalties, not emitted again. Positions and random numbers continue behind them.
+  std::vector<TokenId> resumed;
+  SamplingParams sampling;
+  std::uint32_t max_new_tokens = 16;  // counts `resumed`; 0 only with prompt_logprobs (scoring)
+  std::vector<TokenId> stop_tokens;   // end the sequence; not emitted
+  bool prompt_logprobs = false;       // score the prompt's tokens too
+  std::uint32_t credit = ~0U;         // tokens that may be emitted before add_credit()
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+enum class FinishReason : std::uint8_t { stop, length, cancelled, error };
+std::string_view to_string(FinishReason reason);
+
+struct SequenceUsage {
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t cached_tokens = 0;  // of the prompt, taken from the prefix tree
+  std::uint32_t generated_tokens = 0;
+  std::uint32_t preemptions = 0;
+};
+
+struct SequenceEvent {
+  RequestId id;
+  std::vector<SampledToken> prompt;    // once, if asked for: element 0 has no logprob
+  std::vector<SampledToken> tokens;    // new ones, in order
+  std::optional<FinishReason> finish;  // the last event of a sequence
+  std::optional<Error> error;          // with FinishReason::error
+  SequenceUsage usage;                 // filled when finished
+};
+
+// Called on the engine thread, once a step with all sequences' events. Must not block.
+using EngineSink = std::function<void(std::vector<SequenceEvent>&&)>;
+
+struct EngineStats {
+  std::uint32_t waiting = 0, running = 0, paused = 0;  // sequences; paused: out of credit
+  // Used: not free. Cached: in the prefix tree, whether a sequence uses them too or not.
+  std::uint32_t kv_blocks_total = 0, kv_blocks_used = 0, kv_blocks_cached = 0;
+  std::uint64_t steps_total = 0, prompt_tokens_total = 0, cached_prompt_tokens_total = 0;
+  std::uint64_t generated_tokens_total = 0, preemptions_total = 0;
+  std::uint64_t finished_total = 0, refused_total = 0, cancelled_total = 0;
+  double step_seconds_total = 0;
+};
+
+// How far the governor lets the engine go; see DESIGN's pressure ladder.
+enum class PressureLevel : std::uint8_t { green, yellow, orange, red };
+
+class Engine {
+ public:
+  // Errors: resource_exhausted, if the KV budget does not hold one sequence's first blocks.
+  static Result<std::unique_ptr<Engine>> start(std::unique_ptr<CausalModel> model,
+                                               const EngineConfig& config, Ledger& ledger,
+                                               EngineSink sink);
+  virtual ~Engine() = default;  // cancels what is left, joins the thread
+
+  // All thread-safe and non-blocking.
+  // Errors: resource_exhausted (queue or tenant cap reached, or never fits: retry_after_ms tells),
+  // invalid_argument (empty prompt, over-long, token outside the vocabulary, bad sampling),
+  // unavailable (draining).
+  virtual Result<void> submit(SequenceRequest request) = 0;
+  virtual void cancel(RequestId id) = 0;  // within one step; emits FinishReason::cancelled
+  virtual void add_credit(RequestId id, std::uint32_t tokens) = 0;
+  virtual void set_pressure(PressureLevel level) = 0;
+  // Accepts nothing new; what runs may finish until the deadline, then ends with `unavailable`.
+  virtual void drain(std::chrono::steady_clock::time_point deadline) = 0;
+  virtual bool idle() const = 0;
+  virtual EngineStats stats() const = 0;
+  virtual const ModelInfo& model() const = 0;
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,585 @@
+#include "engine/loop/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <stdexcept>
+#include <thread>
+
+#include "tests/engine/loop/engine_harness.h"
+
+namespace plimsoll::testing {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+EngineConfig small() {
+  EngineConfig config;
+  config.limits = {.tokens = 64, .sequences = 8, .logit_rows = 8, .context_tokens = 512};
+  config.chunk_tokens = 32;
+  return config;
+}
+
+std::vector<TokenId> alone(const SequenceRequest& request, std::uint32_t vocab = 50) {
+  return FakeModel::generate(request.prompt, request.sampling, request.max_new_tokens, vocab,
+                             request.stop_tokens);
+}
+
+// A sequence that does not end while the test looks at it.
+SequenceRequest endless(std::uint64_t id, const char* tenant = "alice") {
+  auto request = make_request(id, make_prompt(5, id), 500, tenant);
+  return request;
+}
+
+FakeModelOptions slow() {
+  FakeModelOptions options;
+  options.step_time = std::chrono::microseconds(500);
+  return options;
+}
+
+TEST(Engine, GeneratesWhatTheModelDefines) {
+  EngineHarness harness(small(), 32);
+  const auto request = make_request(1, make_prompt(40, 1), 30);
+  ASSERT_TRUE(harness.engine().submit(request));
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.tokens, alone(request));
+  EXPECT_EQ(outcome.finish, FinishReason::length);
+  EXPECT_EQ(outcome.usage.prompt_tokens, 40U);
+  EXPECT_EQ(outcome.usage.generated_tokens, 30U);
+  EXPECT_EQ(outcome.usage.cached_tokens, 0U);
+  const EngineStats stats = harness.engine().stats();
+  EXPECT_EQ(stats.prompt_tokens_total, 40U);
+  EXPECT_EQ(stats.generated_tokens_total, 30U);
+  EXPECT_EQ(stats.finished_total, 1U);
+  EXPECT_EQ(stats.steps_total, 2U + 29U);  // two chunks of prefill, the second of which samples
+}
+
+TEST(Engine, StopTokensEndASequenceAndAreNotEmitted) {
+  EngineHarness harness(small(), 32);
+  auto request = make_request(1, make_prompt(10, 1), 100);
+  const auto unstopped = alone(request);
+  request.stop_tokens = {unstopped[7]};
+  ASSERT_TRUE(harness.engine().submit(request));
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.finish, FinishReason::stop);
+  EXPECT_EQ(outcome.tokens, alone(request));
+  EXPECT_LE(outcome.tokens.size(), 7U);
+  EXPECT_THAT(outcome.tokens, ::testing::Not(::testing::Contains(unstopped[7])));
+}
+
+TEST(Engine, GoesOnFromWhatWasGeneratedElsewhere) {
+  EngineHarness harness(small(), 32);
+  auto request = make_request(1, make_prompt(20, 1), 40);
+  request.sampling.presence_penalty = 1;
+  const auto whole = alone(request);
+  request.resumed.assign(whole.begin(), whole.begin() + 15);
+  ASSERT_TRUE(harness.engine().submit(request));
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.tokens, std::vector<TokenId>(whole.begin() + 15, whole.end()));
+  EXPECT_EQ(outcome.usage.generated_tokens, 40U);
+  // All of it was there already.
+  request.id = RequestId{2};
+  request.resumed = whole;
+  ASSERT_TRUE(harness.engine().submit(request));
+  EXPECT_EQ(harness.outcome(2).finish, FinishReason::length);
+  EXPECT_TRUE(harness.outcome(2).tokens.empty());
+}
+
+TEST(Engine, ScoresThePromptInPiecesOfTheLogitRowCap) {
+  EngineHarness harness(small(), 32);
+  auto request = make_request(1, make_prompt(45, 1), 0);
+  request.prompt_logprobs = true;
+  request.sampling.top_logprobs = 3;
+  ASSERT_TRUE(harness.engine().submit(request));
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.finish, FinishReason::length);
+  EXPECT_TRUE(outcome.tokens.empty());
+  ASSERT_EQ(outcome.prompt.size(), 45U);
+  EXPECT_EQ(outcome.prompt[0].id, request.prompt[0]);
+  Sampler sampler(50);
+  for (std::size_t i = 1; i < 45; ++i) {
+    const auto logits = FakeModel::logits_after(std::span(request.prompt).first(i), 50);
+    const auto expected = sampler.score(logits, request.prompt[i], 3);
+    EXPECT_EQ(outcome.prompt[i].id, request.prompt[i]);
+    EXPECT_EQ(outcome.prompt[i].logprob, expected.logprob);
+    ASSERT_EQ(outcome.prompt[i].top.size(), 3U);
+    EXPECT_EQ(outcome.prompt[i].top[2].id, expected.top[2].id);
+  }
+}
+
+TEST(Engine, EchoesAndThenGenerates) {
+  EngineHarness harness(small(), 32);
+  for (const std::size_t length : {1, 2, 8, 9, 33}) {
+    auto request = make_request(length, make_prompt(length, length), 12);
+    request.prompt_logprobs = true;
+    ASSERT_TRUE(harness.engine().submit(request));
+    const Outcome outcome = harness.outcome(length);
+    EXPECT_EQ(outcome.prompt.size(), length);
+    EXPECT_EQ(outcome.tokens, alone(request));
+  }
+  auto request = make_request(99, {7}, 0);
+  request.prompt_logprobs = true;
+  ASSERT_TRUE(harness.engine().submit(request));
+  EXPECT_EQ(harness.outcome(99).prompt.size(), 1U);
+}
+
+TEST(Engine, CancelsWithinAStep) {
+  std::atomic<int> steps{0};
+  FakeModelOptions options = slow();
+  options.on_forward = [&](auto) { ++steps; };
+  EngineHarness harness(small(), 64, options);
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.wait_tokens(1, 3));
+  harness.engine().cancel(RequestId{1});
+  const int before = steps;
+  EXPECT_EQ(harness.outcome(1).finish, FinishReason::cancelled);
+  EXPECT_LE(steps, before + 2);           // the one that ran, and one that began meanwhile
+  harness.engine().cancel(RequestId{1});  // of no effect
+  harness.engine().cancel(RequestId{77});
+  EXPECT_EQ(harness.engine().stats().cancelled_total, 1U);
+}
+
+TEST(Engine, WithoutCreditASequencePausesAndHoldsUpNoOther) {
+  EngineHarness harness(small(), 64);
+  auto request = make_request(1, make_prompt(10, 1), 50);
+  request.credit = 5;
+  ASSERT_TRUE(harness.engine().submit(request));
+  ASSERT_TRUE(harness.engine().submit(make_request(2, make_prompt(10, 2), 50)));
+  EXPECT_EQ(harness.outcome(2).tokens.size(), 50U);
+  ASSERT_TRUE(harness.wait_tokens(1, 5));
+  ASSERT_TRUE(harness.wait_stats([](const auto& s) { return s.paused == 1 && s.running == 0; }));
+  EXPECT_EQ(harness.token_count(1), 5U);
+  harness.engine().add_credit(RequestId{1}, 3);
+  ASSERT_TRUE(harness.wait_tokens(1, 8));
+  ASSERT_TRUE(harness.wait_stats([](const auto& s) { return s.paused == 1; }));
+  EXPECT_EQ(harness.token_count(1), 8U);
+  harness.engine().add_credit(RequestId{1}, 100);
+  EXPECT_EQ(harness.outcome(1).tokens, alone(request));
+}
+
+TEST(Engine, APausedSequenceGivesWayAndComesBack) {
+  EngineConfig config = small();
+  config.prefix_sharing = false;
+  EngineHarness harness(config, 4);
+  auto sleeper = make_request(1, make_prompt(30, 1), 20);
+  sleeper.credit = 2;
+  ASSERT_TRUE(harness.engine().submit(sleeper));
+  ASSERT_TRUE(harness.wait_tokens(1, 2));
+  const auto big = make_request(2, make_prompt(50, 2), 14);  // the whole pool
+  ASSERT_TRUE(harness.engine().submit(big));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(big));
+  harness.engine().add_credit(RequestId{1}, 100);
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.tokens, alone(sleeper));
+  EXPECT_EQ(outcome.usage.preemptions, 1U);
+}
+
+TEST(Engine, DeadlinesEndWaitingRunningAndPausedSequences) {
+  EngineConfig config = small();
+  config.limits.sequences = 1;
+  EngineHarness harness(config, 64, slow());
+  const auto soon = std::chrono::steady_clock::now() + 50ms;
+  auto running = endless(1);
+  running.deadline = soon;
+  ASSERT_TRUE(harness.engine().submit(running));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  auto waiting = endless(2);
+  waiting.deadline = soon;
+  ASSERT_TRUE(harness.engine().submit(waiting));
+  for (const std::uint64_t id : {1, 2}) {
+    const Outcome outcome = harness.outcome(id);
+    EXPECT_EQ(outcome.finish, FinishReason::error);
+    EXPECT_EQ(outcome.error->code, ErrorCode::deadline_exceeded);
+  }
+  auto paused = endless(3);
+  paused.deadline = std::chrono::steady_clock::now() + 20ms;
+  paused.credit = 1;
+  ASSERT_TRUE(harness.engine().submit(paused));
+  EXPECT_EQ(harness.outcome(3).error->code, ErrorCode::deadline_exceeded);
+}
+
+TEST(Engine, RefusesASequenceThatWaitedTooLong) {
+  EngineConfig config = small();
+  config.limits.sequences = 1;
+  config.queue_time = 30ms;
+  EngineHarness harness(config, 64, slow());
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  ASSERT_TRUE(harness.engine().submit(endless(2)));
+  const Outcome outcome = harness.outcome(2);
+  EXPECT_EQ(outcome.error->code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(outcome.error->reason, "queue_time");
+  EXPECT_GT(outcome.error->retry_after_ms, 0U);
+  EXPECT_EQ(harness.engine().stats().refused_total, 1U);
+  harness.engine().cancel(RequestId{1});
+  EXPECT_EQ(harness.outcome(1).finish, FinishReason::cancelled);
+}
+
+TEST(Engine, BoundsTheQueueAndEachTenant) {
+  EngineConfig config = small();
+  config.limits.sequences = 1;
+  config.queue_length = 3;
+  config.tenant_sequences = 3;
+  EngineHarness harness(config, 64, slow());
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  ASSERT_TRUE(harness.engine().submit(endless(2)));
+  ASSERT_TRUE(harness.engine().submit(endless(3)));
+  const auto over_cap = harness.engine().submit(endless(4));
+  ASSERT_FALSE(over_cap);
+  EXPECT_EQ(over_cap.error().code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(over_cap.error().reason, "tenant_sequences");
+  EXPECT_GT(over_cap.error().retry_after_ms, 0U);
+  auto bobs = endless(5, "bob");
+  bobs.credit = 0;  // stays in the queue
+  ASSERT_TRUE(harness.engine().submit(bobs));
+  const auto full = harness.engine().submit(endless(6, "carol"));
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().reason, "queue_full");
+  const auto again = harness.engine().submit(endless(1, "carol"));
+  ASSERT_FALSE(again);
+  EXPECT_EQ(harness.engine().stats().refused_total, 3U);
+  // Each end frees its place.
+  harness.engine().cancel(RequestId{3});
+  harness.outcome(3);
+  EXPECT_TRUE(harness.engine().submit(endless(7)));
+}
+
+TEST(Engine, RefusesAnIdInUseUntilItIsFree) {
+  EngineHarness harness(small(), 64, slow());
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  const auto again = harness.engine().submit(endless(1));
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, ErrorCode::invalid_argument);
+}
+
+TEST(Engine, RefusesWhatIsMalformedAndNamesIt) {
+  EngineHarness harness(small(), 64);
+  const auto refused = [&](auto change) {
+    auto request = make_request(1, {1, 2, 3}, 10);
+    change(request);
+    const auto result = harness.engine().submit(std::move(request));
+    EXPECT_FALSE(result);
+    if (result) return std::string();
+    EXPECT_EQ(result.error().code, ErrorCode::invalid_argument);
+    return result.error().param;
+  };
+  EXPECT_EQ(refused([](auto& r) { r.prompt.clear(); }), "prompt");
+  EXPECT_EQ(refused([](auto& r) { r.prompt[1] = 50; }), "prompt");
+  EXPECT_EQ(refused([](auto& r) { r.prompt[1] = -1; }), "prompt");
+  EXPECT_EQ(refused([](auto& r) { r.prompt.resize(503); }), "prompt");
+  EXPECT_EQ(refused([](auto& r) { r.max_new_tokens = ~0U; }), "prompt");
+  EXPECT_EQ(refused([](auto& r) { r.max_new_tokens = 0; }), "max_tokens");
+  EXPECT_EQ(refused([](auto& r) { r.resumed.resize(11); }), "resumed");
+  EXPECT_EQ(refused([](auto& r) { r.resumed = {60}; }), "resumed");
+  EXPECT_EQ(refused([](auto& r) { r.stop_tokens = {50}; }), "stop_tokens");
+  EXPECT_EQ(refused([](auto& r) { r.stop_tokens.resize(2000); }), "stop_tokens");
+  EXPECT_EQ(refused([](auto& r) { r.sampling.top_p = 0; }), "top_p");
+  EXPECT_EQ(refused([](auto& r) { r.sampling.logit_bias = {{50, 1.0F}}; }), "logit_bias");
+  EXPECT_TRUE(harness.engine().idle());
+  EXPECT_EQ(harness.charged(Component::queues), 0);
+}
+
+TEST(Engine, RefusesWhatCanNeverFitWithTheArithmetic) {
+  EngineHarness harness(small(), 4);
+  const auto result = harness.engine().submit(make_request(1, make_prompt(50, 1), 16));
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(result.error().retry_after_ms, 0U);
+  EXPECT_THAT(result.error().message, HasSubstr("need 5 KV blocks of 16 tokens; the pool has 4"));
+  // The last token is never fed back: 50 + 15 tokens' keys would be 5 blocks, 50 + 14 are 4.
+  const auto fits = make_request(2, make_prompt(50, 1), 15);
+  ASSERT_TRUE(harness.engine().submit(fits));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(fits));
+}
+
+TEST(Engine, ABudgetWithoutABlockIsRefusedAtTheStart) {
+  Ledger ledger;
+  EngineConfig config = small();
+  config.kv_budget_bytes = 100;
+  FakeModelOptions options;
+  options.limits = config.limits;
+  const auto engine =
+      Engine::start(std::make_unique<FakeModel>(options), config, ledger, [](auto) {});
+  ASSERT_FALSE(engine);
+  EXPECT_EQ(engine.error().code, ErrorCode::resource_exhausted);
+}
+
+TEST(Engine, TakesAKnownBeginningFromTheTenantsOwnTree) {
+  EngineHarness harness(small(), 64);
+  const auto request = make_request(1, make_prompt(40, 1), 10);
+  ASSERT_TRUE(harness.engine().submit(request));
+  harness.outcome(1);
+
+  auto follow_up = make_request(2, request.prompt, 10);
+  const auto answer = harness.outcome(1).tokens;
+  follow_up.prompt.insert(follow_up.prompt.end(), answer.begin(), answer.end());
+  follow_up.prompt.push_back(1);
+  ASSERT_TRUE(harness.engine().submit(follow_up));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(follow_up));
+  EXPECT_EQ(harness.outcome(2).usage.cached_tokens, 48U);  // 32 of the prompt, 16 with its answer
+
+  auto stranger = make_request(3, request.prompt, 10, "bob");
+  ASSERT_TRUE(harness.engine().submit(stranger));
+  EXPECT_EQ(harness.outcome(3).tokens, alone(stranger));
+  EXPECT_EQ(harness.outcome(3).usage.cached_tokens, 0U);
+
+  // A group of a tenant's name is not the tenant.
+  stranger.id = RequestId{4};
+  stranger.sharing_group = "alice";
+  ASSERT_TRUE(harness.engine().submit(stranger));
+  EXPECT_EQ(harness.outcome(4).usage.cached_tokens, 0U);
+  auto member = make_request(5, request.prompt, 10, "carol");
+  member.sharing_group = "alice";
+  ASSERT_TRUE(harness.engine().submit(member));
+  EXPECT_EQ(harness.outcome(5).tokens, alone(member));
+  EXPECT_EQ(harness.outcome(5).usage.cached_tokens, 32U);
+  EXPECT_EQ(harness.engine().stats().cached_prompt_tokens_total, 80U);
+}
+
+TEST(Engine, SharesAPromptWhileItsFirstSequenceStillRuns) {
+  EngineHarness harness(small(), 64, slow());
+  auto first = endless(1);
+  first.prompt = make_prompt(40, 1);
+  first.max_new_tokens = 400;
+  ASSERT_TRUE(harness.engine().submit(first));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  const auto second = make_request(2, first.prompt, 10);
+  ASSERT_TRUE(harness.engine().submit(second));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(second));
+  EXPECT_EQ(harness.outcome(2).usage.cached_tokens, 32U);
+}
+
+TEST(Engine, PressureShrinksWhatIsCachedAndRedRefuses) {
+  EngineHarness harness(small(), 64);
+  const auto run = [&](std::uint64_t id) {
+    const auto request = make_request(id, make_prompt(100, id), 10);
+    EXPECT_TRUE(harness.engine().submit(request));
+    EXPECT_EQ(harness.outcome(id).tokens, alone(request));
+  };
+  const auto cached = [&](std::uint32_t blocks) {
+    return harness.wait_stats([&](const auto& s) { return s.kv_blocks_cached == blocks; });
+  };
+  run(1);
+  run(2);
+  EXPECT_TRUE(cached(12));
+  const auto charged = harness.charged(Component::kv);
+  harness.engine().set_pressure(PressureLevel::yellow);
+  run(3);  // in place of the oldest
+  EXPECT_TRUE(cached(12));
+  harness.engine().set_pressure(PressureLevel::orange);
+  EXPECT_TRUE(cached(8));
+  EXPECT_LT(harness.charged(Component::kv), charged);
+  run(4);
+  harness.engine().set_pressure(PressureLevel::red);
+  EXPECT_TRUE(cached(0));
+  EXPECT_EQ(harness.charged(Component::kv), 0);
+  const auto refused = harness.engine().submit(make_request(5, {1}, 10));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(refused.error().retry_after_ms, 1000U);
+  harness.engine().set_pressure(PressureLevel::green);
+  run(6);
+  EXPECT_TRUE(cached(6));
+}
+
+TEST(Engine, ASequenceGoesOnUnderRedAndItsBlocksGoBackToTheKernel) {
+  EngineHarness harness(small(), 64, slow());
+  const auto request = make_request(1, make_prompt(100, 1), 60);
+  ASSERT_TRUE(harness.engine().submit(request));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  harness.engine().set_pressure(PressureLevel::red);
+  EXPECT_EQ(harness.outcome(1).tokens, alone(request));
+  EXPECT_EQ(harness.charged(Component::kv), 0);
+}
+
+TEST(Engine, DrainFinishesWhatItHasAndTakesNothingNew) {
+  EngineHarness harness(small(), 64);
+  const auto request = make_request(1, make_prompt(10, 1), 100);
+  ASSERT_TRUE(harness.engine().submit(request));
+  harness.engine().drain(std::chrono::steady_clock::now() + 20s);
+  const auto refused = harness.engine().submit(make_request(2, {1}, 10));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::unavailable);
+  EXPECT_EQ(harness.outcome(1).tokens, alone(request));
+  EXPECT_TRUE(harness.wait_idle());
+}
+
+TEST(Engine, DrainEndsAtItsDeadline) {
+  EngineHarness harness(small(), 64, slow());
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  auto paused = endless(2);
+  paused.credit = 1;
+  ASSERT_TRUE(harness.engine().submit(paused));
+  ASSERT_TRUE(harness.wait_tokens(2, 1));
+  harness.engine().drain(std::chrono::steady_clock::now() + 20ms);
+  for (const std::uint64_t id : {1, 2}) {
+    EXPECT_EQ(harness.outcome(id).finish, FinishReason::error);
+    EXPECT_EQ(harness.outcome(id).error->code, ErrorCode::unavailable);
+  }
+  EXPECT_TRUE(harness.wait_idle());
+}
+
+TEST(Engine, ItsEndCancelsWhatIsLeft) {
+  EngineHarness harness(small(), 64, slow());
+  auto waiting = endless(2);
+  waiting.credit = 0;
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.engine().submit(waiting));
+  harness.stop();
+  EXPECT_EQ(harness.outcome(1).finish, FinishReason::cancelled);
+  EXPECT_EQ(harness.outcome(2).finish, FinishReason::cancelled);
+  for (const LedgerRow& row : harness.ledger().snapshot()) EXPECT_EQ(row.bytes, 0);
+}
+
+TEST(Engine, AFailedStepEndsItsSequencesOnly) {
+  std::atomic<bool> broken{false};
+  FakeModelOptions options = slow();
+  options.on_forward = [&](auto) {
+    if (broken.exchange(false)) throw std::runtime_error("bit rot");
+  };
+  EngineHarness harness(small(), 64, options);
+  auto bystander = make_request(2, make_prompt(10, 2), 20);
+  bystander.credit = 1;
+  ASSERT_TRUE(harness.engine().submit(bystander));
+  ASSERT_TRUE(harness.wait_tokens(2, 1));
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  broken = true;
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.finish, FinishReason::error);
+  EXPECT_EQ(outcome.error->code, ErrorCode::internal);
+  EXPECT_THAT(outcome.error->message, HasSubstr("bit rot"));
+  harness.engine().add_credit(RequestId{2}, 100);
+  EXPECT_EQ(harness.outcome(2).tokens, alone(bystander));
+}
+
+TEST(Engine, LogitsThatAreNoNumbersEndTheirSequenceOnly) {
+  FakeModelOptions options;
+  options.nan_after = 42;
+  EngineHarness harness(small(), 64, options);
+  ASSERT_TRUE(harness.engine().submit(make_request(1, {1, 42}, 10)));
+  auto other = make_request(2, {1, 2}, 3);
+  other.sampling.logit_bias = {{42, -100.0F}};
+  ASSERT_TRUE(harness.engine().submit(other));
+  const Outcome outcome = harness.outcome(1);
+  EXPECT_EQ(outcome.error->code, ErrorCode::internal);
+  EXPECT_THAT(outcome.error->message, HasSubstr("position 2"));
+  EXPECT_EQ(harness.outcome(2).tokens.size(), 3U);
+}
+
+TEST(Engine, AListenerThatThrowsHarmsNobody) {
+  Ledger ledger;
+  EngineConfig config = small();
+  config.kv_budget_bytes = 1_MiB;
+  FakeModelOptions options;
+  options.limits = config.limits;
+  auto engine = Engine::start(std::make_unique<FakeModel>(options), config, ledger,
+                              [](auto) { throw std::runtime_error("listener"); });
+  ASSERT_TRUE(engine);
+  ASSERT_TRUE((*engine)->submit(make_request(1, {1, 2}, 5)));
+  for (int i = 0; i < 5000 && !(*engine)->idle(); ++i) std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE((*engine)->idle());
+}
+
+TEST(Engine, ChargesARequestToItsTenantFromSubmissionToEnd) {
+  EngineConfig config = small();
+  config.limits.sequences = 1;
+  EngineHarness harness(config, 64, slow());
+  const auto bytes = [&](Component component, const char* tenant) {
+    return harness.ledger().account(component, "fake@1", TenantId{tenant}).bytes();
+  };
+  ASSERT_TRUE(harness.engine().submit(endless(1)));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  EXPECT_GE(bytes(Component::requests, "alice"), 505 * 4);
+  EXPECT_EQ(bytes(Component::queues, "alice"), 0);
+  auto waiting = endless(2, "bob");
+  waiting.credit = 0;
+  ASSERT_TRUE(harness.engine().submit(waiting));
+  EXPECT_GE(bytes(Component::queues, "bob"), 505 * 4);
+  EXPECT_EQ(bytes(Component::requests, "bob"), 0);
+  for (const std::uint64_t id : {1, 2}) {
+    harness.engine().cancel(RequestId{id});
+    harness.outcome(id);
+  }
+  ASSERT_TRUE(harness.wait_idle());
+  EXPECT_EQ(harness.charged(Component::requests) + harness.charged(Component::queues), 0);
+}
+
+// Alice has every place and a full queue; Bob's requests, one at a time, take no longer than a few
+// steps more than they would alone.
+TEST(Engine, AFloodOfOneTenantDoesNotStarveAnother) {
+  std::atomic<int> steps{0};
+  FakeModelOptions options;
+  options.on_forward = [&](auto) { ++steps; };
+  options.step_time = std::chrono::microseconds(100);
+  EngineConfig config = small();
+  EngineHarness harness(config, 200, options);
+  for (std::uint64_t id = 100; id < 160; ++id) {
+    auto request = make_request(id, make_prompt(60, id), 400, "alice");
+    ASSERT_TRUE(harness.engine().submit(request));
+  }
+  ASSERT_TRUE(harness.wait_tokens(100, 10));
+  for (std::uint64_t id = 1; id <= 5; ++id) {
+    const int before = steps;
+    const auto request = make_request(id, make_prompt(20, id), 10, "bob");
+    ASSERT_TRUE(harness.engine().submit(request));
+    EXPECT_EQ(harness.outcome(id).tokens, alone(request));
+    EXPECT_LE(steps - before, 20) << "alone it takes 10 steps";
+  }
+}
+
+// Bob was served little, and then was away while Alice used the engine alone. When both come back,
+// they take turns: he is not owed what he did not ask for.
+TEST(Engine, ATenantThatComesBackIsNotOwedWhatItMissed) {
+  std::vector<TokenId> begun;  // the first token of each sequence's prompt, on the engine's thread
+  FakeModelOptions options = slow();
+  options.on_forward = [&](std::span<const SequenceChunk> chunks) {
+    if (chunks[0].start_position == 0) begun.push_back(chunks[0].tokens[0]);
+  };
+  EngineConfig config = small();
+  config.limits.sequences = 1;
+  config.prefix_sharing = false;
+  EngineHarness harness(config, 64, options);
+  const char* tenants[] = {"", "alice", "bob", "carol"};
+  const auto submit = [&](std::uint64_t id, TokenId mark, std::uint32_t answer) {
+    ASSERT_TRUE(harness.engine().submit(make_request(id, {mark, 2, 3}, answer, tenants[mark])));
+  };
+  submit(2, 2, 1);
+  harness.outcome(2);
+  submit(1, 1, 200);
+  harness.outcome(1);
+  submit(3, 3, 200);
+  ASSERT_TRUE(harness.wait_tokens(3, 1));  // the rest arrives while it runs
+  for (std::uint64_t id = 10; id < 16; ++id) submit(id, id % 2 == 0 ? 1 : 2, 20);
+  for (std::uint64_t id = 10; id < 16; ++id) harness.outcome(id);
+  harness.stop();
+  ASSERT_EQ(begun.size(), 9U);
+  EXPECT_THAT(std::vector<TokenId>(begun.begin() + 3, begun.end()), ElementsAre(2, 1, 2, 1, 2, 1));
+}
+
+// Seed, prompt and parameters decide the text: not the company, nor the pool's size.
+TEST(Engine, ASeedGivesTheSameTextInAnyCompany) {
+  auto request = make_request(1, make_prompt(30, 5), 60);
+  request.sampling.seed = 1234;
+  request.sampling.top_p = 0.9F;
+  std::vector<std::vector<TokenId>> texts;
+  for (const std::uint32_t blocks : {7U, 12U, 64U}) {
+    for (const int company : {0, 6}) {
+      EngineHarness harness(small(), blocks);
+      for (int i = 0; i < company; ++i) {
+        ASSERT_TRUE(harness.engine().submit(
+            make_request(10 + static_cast<std::uint64_t>(i), make_prompt(25, 9), 60, "bob")));
+      }
+      ASSERT_TRUE(harness.engine().submit(request));
+      texts.push_back(harness.outcome(1).tokens);
+    }
+  }
+  for (const auto& text : texts) EXPECT_EQ(text, texts[0]);
+}
+
+}  // namespace
+}  // namespace plimsoll::testing

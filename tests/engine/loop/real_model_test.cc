@@ -1,0 +1,135 @@
+// The engine on models that compute: the text of a sequence depends on its seed, prompt and
+// parameters alone. Here that includes the kernels: prefill in other chunks, recomputation after a
+// preemption, shared prefixes and other batches must give the same numbers to the last bit.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+
+#include "engine/kernels/cpu/thread_pool.h"
+#include "tests/engine/loop/engine_harness.h"
+#include "tests/engine/models/model_runner.h"
+#include "tests/engine/models/tiny_model.h"
+
+namespace plimsoll::testing {
+namespace {
+
+struct Setting {
+  std::uint32_t blocks;
+  std::uint32_t chunk_tokens;
+  std::uint32_t sequences;
+  KvType kv_type = KvType::f16;
+};
+
+class RealModel {
+ public:
+  RealModel(std::filesystem::path path, ComputeMode compute)
+      : path_(std::move(path)), compute_(compute) {}
+
+  // What each of the requests says in this setting, all submitted at once.
+  std::vector<std::vector<TokenId>> run(const Setting& setting,
+                                        const std::vector<SequenceRequest>& requests) {
+    EngineConfig config;
+    config.model_version = "m@1";
+    config.limits = {
+        .tokens = 64, .sequences = setting.sequences, .logit_rows = 8, .context_tokens = 256};
+    config.chunk_tokens = setting.chunk_tokens;
+    config.kv_type = setting.kv_type;
+    Ledger ledger;
+    ThreadPool pool(2);
+    LoadOptions options;
+    options.model_version = config.model_version;
+    options.compute = compute_;
+    options.cache_directory = cache_.path();
+    options.limits = config.limits;
+    options.ledger = &ledger;
+    options.pool = &pool;
+    auto model = load_causal_model(path_, options);
+    if (!model) throw std::runtime_error(to_string(model.error()));
+    config.kv_budget_bytes =
+        setting.blocks * (*model)->kv_layout(config.block_tokens, config.kv_type).block_bytes();
+    EngineHarness harness(std::move(*model), config, ledger);
+    for (const auto& request : requests) {
+      const auto accepted = harness.engine().submit(request);
+      if (!accepted) throw std::runtime_error(to_string(accepted.error()));
+    }
+    std::vector<std::vector<TokenId>> texts;
+    for (const auto& request : requests) {
+      const Outcome outcome = harness.outcome(request.id.get());
+      EXPECT_FALSE(outcome.error) << to_string(*outcome.error);
+      texts.push_back(outcome.tokens);
+    }
+    preemptions = harness.engine().stats().preemptions_total;
+    cached = harness.engine().stats().cached_prompt_tokens_total;
+    return texts;
+  }
+
+  std::uint64_t preemptions = 0, cached = 0;
+
+ private:
+  std::filesystem::path path_;
+  ComputeMode compute_;
+  TemporaryFolder cache_;
+};
+
+// Prompts of which some share a beginning, greedy and sampled.
+std::vector<SequenceRequest> requests(std::uint32_t vocab, std::uint32_t count,
+                                      std::uint32_t answer) {
+  std::vector<SequenceRequest> result;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    auto prompt = make_prompt(i % 2 * 32, 1, vocab);
+    const auto rest = make_prompt(3 + i * 5, i + 2, vocab);
+    prompt.insert(prompt.end(), rest.begin(), rest.end());
+    result.push_back(make_request(i + 1, std::move(prompt), answer, i % 3 == 2 ? "bob" : "alice"));
+    result.back().sampling.temperature = i % 2 == 0 ? 1.0F : 0.0F;
+    result.back().sampling.top_p = 0.95F;
+  }
+  return result;
+}
+
+void expect_same_text_in_any_company(RealModel& model, std::uint32_t vocab, std::uint32_t count,
+                                     std::uint32_t answer, KvType kv_type) {
+  const auto all = requests(vocab, count, answer);
+  std::vector<std::vector<TokenId>> alone;
+  for (const auto& request : all) {
+    alone.push_back(model.run({32, 64, 8, kv_type}, {request})[0]);
+  }
+  EXPECT_EQ(model.run({128, 64, 8, kv_type}, all), alone) << "together";
+  EXPECT_EQ(model.run({128, 7, 3, kv_type}, all), alone) << "in small chunks";
+  EXPECT_GT(model.cached, 0U);
+  // As few blocks as the largest sequence needs, and one more.
+  std::uint32_t blocks = 0;
+  for (const auto& request : all) {
+    blocks = std::max<std::uint32_t>(blocks, (request.prompt.size() + answer - 1 + 15) / 16);
+  }
+  EXPECT_EQ(model.run({blocks + 1, 64, 8, kv_type}, all), alone) << "in a tiny pool";
+  EXPECT_GT(model.preemptions, 0U);
+}
+
+class TinyModels : public ::testing::TestWithParam<std::tuple<const char*, ComputeMode, KvType>> {};
+
+TEST_P(TinyModels, ASeedGivesTheSameTextInAnyCompany) {
+  const auto& [architecture, compute, kv_type] = GetParam();
+  TemporaryFolder folder;
+  const auto path = folder.path() / "tiny.gguf";
+  make_tiny_model(architecture, {}, TensorType::q8_0).write(path);
+  RealModel model(path, compute);
+  expect_same_text_in_any_company(model, 101, 8, 40, kv_type);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, TinyModels,
+                         ::testing::Combine(::testing::Values("llama", "gemma3"),
+                                            ::testing::Values(ComputeMode::float32,
+                                                              ComputeMode::int8),
+                                            ::testing::Values(KvType::f16, KvType::int8)));
+
+TEST(PublishedModel, ASeedGivesTheSameTextInAnyCompany) {
+  const auto path = models_folder() / "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf";
+  if (!std::filesystem::exists(path))
+    GTEST_SKIP() << path << " is absent: fetch it with `plimsoll pull`, or set PLIMSOLL_MODELS";
+  RealModel model(path, ComputeMode::int8);
+  expect_same_text_in_any_company(model, 49152, 4, 40, KvType::f16);
+}
+
+}  // namespace
+}  // namespace plimsoll::testing
