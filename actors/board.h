@@ -1,0 +1,42 @@
+// What a gateway may ask at any moment, without waiting for an actor: the actors write it, any
+// thread reads it.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "actors/frontend.h"
+
+namespace plimsoll {
+
+class Board {
+ public:
+  void set_nodes(std::vector<NodeStatus> nodes) {
+    const std::lock_guard lock(mutex_);
+    nodes_ = std::move(nodes);
+  }
+  std::vector<NodeStatus> nodes() const {
+    const std::lock_guard lock(mutex_);
+    return nodes_;
+  }
+  void set_models(std::vector<ModelCard> models) {
+    const std::lock_guard lock(mutex_);
+    models_ = std::move(models);
+  }
+  std::vector<ModelCard> models() const {
+    const std::lock_guard lock(mutex_);
+    return models_;
+  }
+  void set_pressure(PressureLevel level) { pressure_ = level; }
+  PressureLevel pressure() const { return pressure_; }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<NodeStatus> nodes_;
+  std::vector<ModelCard> models_;  // that are ready
+  std::atomic<PressureLevel> pressure_{PressureLevel::green};
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,197 @@
+#include "actors/frontend_impl.h"
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+namespace plimsoll {
+namespace {
+
+constexpr const char* local_tenant = "local";
+
+std::uint64_t random_bits() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+std::uint64_t heap_bytes(const GenerateRequest& request) {
+  std::uint64_t bytes = sizeof(request);
+  if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
+    for (const auto& m : *messages) bytes += sizeof(m) + m.role.capacity() + m.content.capacity();
+  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
+    bytes += text->capacity();
+  } else {
+    bytes += std::get<std::vector<TokenId>>(request.input).capacity() * sizeof(TokenId);
+  }
+  for (const auto& stop : request.stop) bytes += sizeof(stop) + stop.capacity();
+  return bytes + request.sampling.logit_bias.capacity() * sizeof(std::pair<TokenId, float>);
+}
+
+std::uint64_t heap_bytes(const EmbedRequest& request) {
+  std::uint64_t bytes = sizeof(request);
+  for (const auto& input : request.inputs) {
+    bytes += sizeof(input);
+    if (const auto* text = std::get_if<std::string>(&input)) {
+      bytes += text->capacity();
+    } else {
+      bytes += std::get<std::vector<TokenId>>(input).capacity() * sizeof(TokenId);
+    }
+  }
+  return bytes;
+}
+
+int nibble(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
+
+class StreamHandle final : public GenerationStream {
+ public:
+  explicit StreamHandle(StreamActor actor) : actor_(std::move(actor)) {}
+  void cancel() override { caf::anon_send(actor_, CancelAtom::value); }
+  void consumed(std::uint32_t tokens) override {
+    caf::anon_send(actor_, ConsumedAtom::value, tokens);
+  }
+
+ private:
+  StreamActor actor_;
+};
+
+}  // namespace
+
+ClusterFrontend::ClusterFrontend(caf::actor_system& system, RequestServices& services,
+                                 std::vector<TenantConfig> tenants,
+                                 std::map<std::string, Served> models)
+    : system_(system),
+      services_(services),
+      models_(std::move(models)),
+      started_(std::chrono::steady_clock::now()),
+      // Unique within a cluster: 24 random bits for this process, then a counter.
+      next_id_((random_bits() << 40) | 1) {
+  for (const auto& tenant : tenants) {
+    for (const auto& hex : tenant.api_key_sha256) {
+      Key key{{}, {tenant.name, tenant.is_operator}};
+      if (hex.size() != 2 * key.digest.size()) continue;  // the configuration was checked
+      for (std::size_t i = 0; i < key.digest.size(); ++i) {
+        key.digest[i] =
+            static_cast<unsigned char>(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
+      }
+      keys_.push_back(std::move(key));
+    }
+  }
+}
+
+Result<Caller> ClusterFrontend::authenticate(std::string_view api_key) const {
+  if (keys_.empty()) return Caller{TenantId(local_tenant), true};
+  Digest digest;
+  SHA256(reinterpret_cast<const unsigned char*>(api_key.data()), api_key.size(), digest.data());
+  // Every key is compared in full: the time tells nothing.
+  const Key* found = nullptr;
+  for (const auto& key : keys_) {
+    if (CRYPTO_memcmp(key.digest.data(), digest.data(), digest.size()) == 0) found = &key;
+  }
+  if (found != nullptr) return found->caller;
+  return fail(ErrorCode::unauthenticated,
+              api_key.empty() ? "an API key is needed" : "the API key is not known");
+}
+
+RequestId ClusterFrontend::next_id(std::uint32_t choices) {
+  return RequestId(next_id_.fetch_add(std::clamp(choices, 1U, RequestLimits::choices)));
+}
+
+Result<const ClusterFrontend::Served*> ClusterFrontend::find(const std::string& model,
+                                                             ModelKind kind) const {
+  const auto it = models_.find(model);
+  if (it == models_.end()) {
+    std::string names;
+    for (const auto& [name, unused] : models_) names += (names.empty() ? "" : ", ") + name;
+    return fail(Error(ErrorCode::not_found,
+                      "no model named '" + model.substr(0, 128) + "' is served; there is: " + names)
+                    .with_param("model")
+                    .with_reason("model_not_found"));
+  }
+  if (it->second.kind != kind) {
+    return fail(Error(ErrorCode::invalid_argument,
+                      "model '" + model +
+                          (kind == ModelKind::causal ? "' makes embeddings, not text"
+                                                     : "' makes text, not embeddings"))
+                    .with_param("model"));
+  }
+  return &it->second;
+}
+
+std::shared_ptr<GenerationStream> ClusterFrontend::generate(
+    const Caller& caller, GenerateRequest request, std::shared_ptr<GenerationListener> listener) {
+  auto open = std::make_unique<OpenGeneration>();
+  open->services = &services_;
+  open->id = next_id(request.choices);
+  open->caller = caller;
+  open->listener = std::move(listener);
+  open->arrived = std::chrono::steady_clock::now();
+  if (!request.seed) request.seed = random_bits();
+  const auto served = find(request.model, ModelKind::causal);
+  const std::uint64_t bytes = heap_bytes(request);
+  if (!served) {
+    open->refusal = served.error();
+  } else if (auto entered = services_.open.enter(open->id.get(), bytes); !entered) {
+    open->refusal = std::move(entered.error());
+  } else {
+    open->charge = Charge(
+        services_.ledger.account(Component::requests, (*served)->version, caller.tenant), bytes);
+    open->model = (*served)->text;
+    open->request = std::move(request);
+  }
+  return std::make_shared<StreamHandle>(spawn_stream(system_, std::move(open)));
+}
+
+std::function<void()> ClusterFrontend::embed(const Caller& caller, EmbedRequest request,
+                                             EmbedCallback callback) {
+  auto open = std::make_unique<OpenEmbedding>();
+  open->services = &services_;
+  open->id = next_id(1);
+  open->caller = caller;
+  open->callback = std::move(callback);
+  const auto served = find(request.model, ModelKind::embedding);
+  const std::uint64_t bytes = heap_bytes(request);
+  if (!served) {
+    open->refusal = served.error();
+  } else if (auto entered = services_.open.enter(open->id.get(), bytes); !entered) {
+    open->refusal = std::move(entered.error());
+  } else {
+    open->charge = Charge(
+        services_.ledger.account(Component::requests, (*served)->version, caller.tenant), bytes);
+    open->model = (*served)->text;
+    open->request = std::move(request);
+  }
+  auto actor = spawn_embedding(system_, std::move(open));
+  return [actor = std::move(actor)] { caf::anon_send(actor, CancelAtom::value); };
+}
+
+std::vector<ModelCard> ClusterFrontend::models() const { return services_.board.models(); }
+
+bool ClusterFrontend::ready() const {
+  if (services_.open.closed()) return false;
+  return std::ranges::any_of(services_.board.nodes(),
+                             [](const NodeStatus& node) { return node.state == "ready"; });
+}
+
+ClusterStatus ClusterFrontend::status() const {
+  ClusterStatus status;
+  status.version = PLIMSOLL_VERSION;
+  status.uptime_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  status.pressure = services_.board.pressure();
+  status.nodes = services_.board.nodes();
+  return status;
+}
+
+Result<MemoryReport> ClusterFrontend::memory() const {
+  const std::lock_guard lock(report_mutex_);
+  return make_memory_report(services_.ledger);
+}
+
+std::string ClusterFrontend::metrics() const {
+  return services_.metrics.text(status(), services_.open.count(), memory());
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,62 @@
+// The Frontend that the gateways of a process use: in front of its router actor.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "actors/frontend.h"
+#include "actors/requests.h"
+#include "actors/server_config.h"
+
+namespace plimsoll {
+
+class ClusterFrontend final : public Frontend {
+ public:
+  // One model's text side, and what kind of requests it takes.
+  struct Served {
+    std::shared_ptr<const TextModel> text;
+    ModelKind kind = ModelKind::causal;
+    std::string version;
+    Charge memory;  // the tokenizer's
+  };
+
+  // `system` and `services` outlive the frontend and every request that it started.
+  ClusterFrontend(caf::actor_system& system, RequestServices& services,
+                  std::vector<TenantConfig> tenants, std::map<std::string, Served> models);
+
+  Result<Caller> authenticate(std::string_view api_key) const override;
+  std::shared_ptr<GenerationStream> generate(const Caller& caller, GenerateRequest request,
+                                             std::shared_ptr<GenerationListener> listener) override;
+  std::function<void()> embed(const Caller& caller, EmbedRequest request,
+                              EmbedCallback callback) override;
+  std::vector<ModelCard> models() const override;
+  bool ready() const override;
+  ClusterStatus status() const override;
+  Result<MemoryReport> memory() const override;
+  std::string metrics() const override;
+
+ private:
+  using Digest = std::array<unsigned char, 32>;
+  struct Key {
+    Digest digest;
+    Caller caller;
+  };
+
+  RequestId next_id(std::uint32_t choices);
+  Result<const Served*> find(const std::string& model, ModelKind kind) const;
+
+  caf::actor_system& system_;
+  RequestServices& services_;
+  std::vector<Key> keys_;
+  const std::map<std::string, Served> models_;
+  const std::chrono::steady_clock::time_point started_;
+  std::atomic<std::uint64_t> next_id_;
+  mutable std::mutex report_mutex_;  // one reading of the kernel's files at a time
+};
+
+}  // namespace plimsoll

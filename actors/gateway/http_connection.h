@@ -1,0 +1,216 @@
+// One HTTP/1.x connection: requests one after the other, each with a limit on its size and on its
+// time, and answers in one piece or streamed.
+//
+// Everything runs on the connection's strand. One coroutine does nothing but read, so that the
+// peer's leave is seen while an answer is being made, and so that pipelined requests wait their
+// turn; the other reads requests out of the bytes and has them answered.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/string_body.hpp>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "actors/gateway/http_events.h"
+#include "actors/gateway/http_socket.h"
+#include "actors/server_config.h"
+#include "engine/base/result.h"
+#include "engine/memory/ledger.h"
+
+namespace plimsoll {
+
+class HttpConnection;
+
+// Answers one request through the connection it came on.
+class HttpHandler {
+ public:
+  virtual ~HttpHandler() = default;
+  virtual asio::awaitable<void> answer(HttpConnection& connection) = 0;
+};
+
+// A bound on what all connections hold of one kind.
+class HttpBudget {
+ public:
+  explicit HttpBudget(std::uint64_t limit) : limit_(limit) {}
+  bool take(std::uint64_t bytes) {
+    if (bytes_.fetch_add(bytes) + bytes <= limit_) return true;
+    bytes_ -= bytes;
+    return false;
+  }
+  void give_back(std::uint64_t bytes) { bytes_ -= bytes; }
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  const std::uint64_t limit_;
+  std::atomic<std::uint64_t> bytes_{0};
+};
+
+// A part of a budget, and of a tenant's account, for as long as it lives.
+class HttpLease {
+ public:
+  HttpLease(HttpBudget& budget, Account& account) : budget_(&budget), charge_(account, 0) {}
+  HttpLease(HttpLease&& other) noexcept = default;
+  ~HttpLease() { budget_->give_back(charge_.bytes()); }
+  // Holds `bytes` in all, or more; false, and nothing changed, if the budget is spent.
+  bool hold(std::uint64_t bytes) {
+    if (bytes <= charge_.bytes()) return true;
+    if (!budget_->take(bytes - charge_.bytes())) return false;
+    charge_.resize(bytes);
+    return true;
+  }
+
+ private:
+  HttpBudget* budget_;
+  Charge charge_;
+};
+
+// What all connections of a gateway share.
+struct HttpShared {
+  HttpShared(const HttpConfig& c, Ledger& l) : config(c), ledger(l), bodies(16 * c.body_bytes) {}
+
+  const HttpConfig config;
+  Ledger& ledger;
+  HttpHandler* handler = nullptr;
+  HttpBudget bodies;            // of requests
+  HttpBudget answers{256_MiB};  // that are sent in one piece
+  std::atomic<bool> stopping{false};
+  std::atomic<std::uint32_t> connections{0};
+  std::atomic<std::uint64_t> connections_refused_total{0};
+  std::array<std::atomic<std::uint64_t>, 6> responses_total{};  // by the status's first digit
+};
+
+struct HttpHead {
+  std::string method;
+  std::string target;  // as it came
+  std::string path;    // without the query, percent-decoded
+  std::string authorization, content_type, content_encoding, expect;
+  bool http11 = true;
+  bool keep_alive = true;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string body;
+  std::string content_type = "application/json";
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+// With Retry-After where the error says when to come again.
+HttpResponse error_response(const Error& error);
+HttpResponse error_response(int status, const Error& error);
+
+struct HttpBody {
+  std::string text;
+  HttpLease lease;
+};
+// All connections together hold as much as they may.
+HttpResponse overloaded_response(const std::string& what);
+
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  using Clock = std::chrono::steady_clock;
+  using Executor = asio::strand<asio::io_context::executor_type>;
+
+  HttpConnection(std::shared_ptr<HttpShared> shared, std::unique_ptr<HttpSocket> socket,
+                 Executor executor);
+
+  // Serves until the peer or the gateway ends it; `over` is called last, on the strand.
+  void start(std::function<void()> over);
+  // Tells the client that there are too many already.
+  void start_refusing(std::function<void()> over);
+  // On the strand, both:
+  void stop_when_idle() { changed_.cancel(); }  // `shared.stopping` is set before
+  void cut();  // ends the answer in progress with an error, or closes
+  void close();
+
+  // For the handler, while it answers.
+  const HttpHead& head() const { return head_; }
+  HttpShared& shared() { return *shared_; }
+  void set_tenant(const TenantId& tenant) { tenant_ = tenant.get(); }
+  const std::string& request_id() const { return request_id_; }
+
+  // Reads the body, after "100 Continue" where the client waits for it. Errors come as the
+  // response to give. The connection ends after an answer whose body was not read.
+  asio::awaitable<tl::expected<HttpBody, HttpResponse>> read_body(Account& account);
+
+  // False from any of these: the peer is gone, and what runs for it should be cancelled.
+  asio::awaitable<bool> respond(const HttpResponse& response);
+  void begin_stream();  // 200 text/event-stream; goes out with the first events
+  asio::awaitable<bool> write_stream(std::string_view events);
+  asio::awaitable<bool> end_stream();
+  asio::awaitable<bool> wait_for_events(const AnswerEvents& events);
+
+  // What cut() calls while an answer is being made.
+  void set_interrupt(std::function<void(const Error&)> interrupt) {
+    interrupt_ = std::move(interrupt);
+  }
+  // Wakes wait_for_events(); from any thread, as long as the gateway lives.
+  std::function<void()> waker();
+
+ private:
+  using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+  enum class Wrote : std::uint8_t { nothing, head, all };
+
+  void spawn(asio::awaitable<void> (HttpConnection::*body)(), std::function<void()> over);
+  asio::awaitable<void> serve();
+  asio::awaitable<void> refuse();
+  asio::awaitable<bool> handshake();
+  asio::awaitable<void> read_input();
+  asio::awaitable<bool> read_head(Clock::time_point deadline);
+  asio::awaitable<bool> check_head();
+  asio::awaitable<bool> reject(int status, Error error);
+  asio::awaitable<void> answer();
+  asio::awaitable<bool> probe();
+  asio::awaitable<bool> write(std::string_view bytes);
+  asio::awaitable<void> finish();
+  template <class Predicate>
+  asio::awaitable<bool> wait(Clock::time_point deadline, Predicate& done);
+
+  // Gives the parser what was read. False if it needs more at once than the input may hold.
+  bool feed(boost::system::error_code& ec);
+  std::string start_line(int status, std::string_view content_type);
+  std::size_t input_limit() const { return std::max(shared_->config.header_bytes, 1024U); }
+  void watch(Clock::duration limit);
+  void unwatch();
+  void log_access(Clock::time_point began) const;
+
+  std::shared_ptr<HttpShared> shared_;
+  std::unique_ptr<HttpSocket> socket_;
+  Executor executor_;
+  Charge charge_;
+  asio::steady_timer changed_;   // cancelled when something that wait() looks at has changed
+  asio::steady_timer room_;      // cancelled when there is room for input again
+  asio::steady_timer watchdog_;  // closes the socket when a write takes too long
+  std::uint64_t watched_ = 0;    // which write the watchdog is for
+
+  std::array<char, 16 * 1024> chunk_;
+  std::string input_;         // read and not yet understood
+  bool discarding_ = false;   // input is thrown away: the connection is being closed
+  bool input_ended_ = false;  // the peer writes no more
+  bool gone_ = false;         // the peer, or the connection itself
+
+  Clock::time_point next_probe_;  // of a peer that has ended its output: has it gone?
+
+  std::optional<Parser> parser_;
+  HttpHead head_;
+  std::function<void(const Error&)> interrupt_;
+  Wrote wrote_ = Wrote::nothing;
+  int status_ = 0;            // of the answer
+  std::string pending_head_;  // of a stream: goes out with its first events
+  std::string tenant_, request_id_;
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,232 @@
+#include "actors/gateway/http_gateway.h"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "actors/gateway/http_api.h"
+#include "actors/gateway/http_connection.h"
+#include "actors/gateway/listen_address.h"
+
+namespace plimsoll {
+
+using asio::ip::tcp;
+using boost::system::error_code;
+
+namespace {
+
+constexpr int thread_count = 2;
+constexpr int socket_buffer_bytes = 64 * 1024;
+// For the error that tells a client why its answer is cut.
+constexpr auto last_words = std::chrono::milliseconds(250);
+// Connections over the limit that are told so; further ones are closed without a word.
+constexpr std::uint32_t refused_at_once = 64;
+
+Result<std::optional<asio::ssl::context>> make_tls(const ListenConfig& listen) {
+  std::optional<asio::ssl::context> tls;
+  if (listen.tls_certificate.empty()) return tls;
+  tls.emplace(asio::ssl::context::tls_server);
+  tls->set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_tlsv1 |
+                   asio::ssl::context::no_tlsv1_1);
+  SSL_CTX_set_mode(tls->native_handle(), SSL_MODE_RELEASE_BUFFERS);
+  error_code ec;
+  tls->use_certificate_chain_file(listen.tls_certificate.string(), ec);
+  if (ec) {
+    return fail(ErrorCode::invalid_argument, "http.tls_certificate: no PEM certificate in " +
+                                                 listen.tls_certificate.string() + ": " +
+                                                 ec.message());
+  }
+  tls->use_private_key_file(listen.tls_key.string(), asio::ssl::context::pem, ec);
+  if (ec) {
+    return fail(ErrorCode::invalid_argument, "http.tls_key: no PEM key for " +
+                                                 listen.tls_certificate.string() + " in " +
+                                                 listen.tls_key.string() + ": " + ec.message());
+  }
+  return tls;
+}
+
+}  // namespace
+
+struct HttpGateway::Impl {
+  Impl(const HttpConfig& config, Frontend& frontend, Ledger& ledger)
+      : shared(std::make_shared<HttpShared>(config, ledger)), api(frontend, *shared) {
+    shared->handler = &api;
+  }
+
+  std::shared_ptr<HttpShared> shared;
+  HttpApi api;
+  std::optional<asio::ssl::context> tls;
+  asio::io_context io{thread_count};
+  asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
+  tcp::acceptor acceptor{asio::make_strand(io)};
+  std::uint16_t port = 0;
+  std::vector<std::thread> threads;
+
+  std::atomic<std::uint32_t> refusing{0};  // connections that are being told so
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<HttpConnection*, std::pair<HttpConnection::Executor, std::weak_ptr<HttpConnection>>>
+      connections;
+
+  Result<void> listen() {
+    const auto& listen = shared->config.listen;
+    const auto failed = [&](const error_code& ec) {
+      return fail(ErrorCode::unavailable, "cannot listen on " + listen.host + ":" +
+                                              std::to_string(listen.port) + ": " + ec.message());
+    };
+    error_code ec;
+    tcp::resolver resolver(io);
+    const auto found =
+        resolver.resolve(listen.host, std::to_string(listen.port), tcp::resolver::passive, ec);
+    if (ec || found.empty()) {
+      return fail(ErrorCode::invalid_argument, "http.listen: no address for " + listen.host);
+    }
+    const tcp::endpoint endpoint = found.begin()->endpoint();
+    acceptor.open(endpoint.protocol(), ec);
+    if (!ec) acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
+    // Connections inherit these. Left alone, the kernel lets a reader that takes nothing hold
+    // megabytes of ours.
+    if (!ec) acceptor.set_option(asio::socket_base::send_buffer_size(socket_buffer_bytes), ec);
+    if (!ec) acceptor.set_option(asio::socket_base::receive_buffer_size(socket_buffer_bytes), ec);
+    if (!ec) acceptor.bind(endpoint, ec);
+    if (!ec) acceptor.listen(tcp::acceptor::max_listen_connections, ec);
+    if (ec) return failed(ec);
+    port = acceptor.local_endpoint().port();
+    return {};
+  }
+
+  asio::awaitable<void> accept() {
+    while (acceptor.is_open()) {
+      const auto strand = asio::make_strand(io);
+      tcp::socket socket(strand);
+      error_code ec;
+      co_await acceptor.async_accept(socket, asio::redirect_error(asio::use_awaitable, ec));
+      if (!acceptor.is_open()) break;
+      if (!ec) {
+        admit(std::move(socket), strand);
+        continue;
+      }
+      // Out of descriptors, say: others need the time to end.
+      spdlog::warn("event=http_accept_failed error=\"{}\"", ec.message());
+      asio::steady_timer pause(acceptor.get_executor(), std::chrono::milliseconds(100));
+      co_await pause.async_wait(asio::redirect_error(asio::use_awaitable, ec));
+    }
+  }
+
+  void admit(tcp::socket socket, const HttpConnection::Executor& executor) {
+    // Only here do these grow.
+    const bool full = shared->connections >= shared->config.connections;
+    if (full) {
+      ++shared->connections_refused_total;
+      if (refusing >= refused_at_once) return;
+    }
+    std::atomic<std::uint32_t>& counter = full ? refusing : shared->connections;
+    ++counter;
+    error_code ignored;
+    socket.set_option(tcp::no_delay(true), ignored);
+    socket.set_option(asio::socket_base::keep_alive(true), ignored);
+    auto connection = std::make_shared<HttpConnection>(
+        shared, make_http_socket(std::move(socket), tls ? &*tls : nullptr), executor);
+    {
+      const std::lock_guard lock(mutex);
+      connections.insert({connection.get(), {executor, connection}});
+    }
+    auto over = [this, &counter, key = connection.get()] {
+      const std::lock_guard lock(mutex);
+      --counter;
+      connections.erase(key);
+      changed.notify_all();
+    };
+    if (full) {
+      spdlog::warn("event=http_refused reason=connections limit={}", shared->config.connections);
+      connection->start_refusing(std::move(over));
+    } else {
+      connection->start(std::move(over));
+    }
+  }
+
+  // On each connection's strand.
+  void for_each_connection(void (HttpConnection::*what)()) {
+    const std::lock_guard lock(mutex);
+    for (const auto& [key, connection] : connections) {
+      asio::post(connection.first, [weak = connection.second, what] {
+        if (const auto self = weak.lock()) (self.get()->*what)();
+      });
+    }
+  }
+
+  void stop(std::chrono::milliseconds deadline) {
+    const auto until = std::chrono::steady_clock::now() + deadline;
+    shared->stopping = true;
+    asio::post(acceptor.get_executor(), [this] {
+      error_code ignored;
+      acceptor.close(ignored);
+    });
+    for_each_connection(&HttpConnection::stop_when_idle);
+    {
+      std::unique_lock lock(mutex);
+      changed.wait_until(lock, until, [&] { return connections.empty(); });
+      if (!connections.empty()) {
+        spdlog::info("event=http_cut connections={}", connections.size());
+      }
+    }
+    for_each_connection(&HttpConnection::cut);
+    {
+      std::unique_lock lock(mutex);
+      changed.wait_for(lock, last_words, [&] { return connections.empty(); });
+    }
+    // Also those that were accepted meanwhile; each ends as soon as it is told.
+    std::unique_lock lock(mutex);
+    while (!connections.empty()) {
+      lock.unlock();
+      for_each_connection(&HttpConnection::close);
+      lock.lock();
+      changed.wait_for(lock, std::chrono::milliseconds(20), [&] { return connections.empty(); });
+    }
+    lock.unlock();
+    work.reset();
+    for (auto& thread : threads) thread.join();
+    threads.clear();
+  }
+};
+
+Result<std::unique_ptr<HttpGateway>> HttpGateway::start(const HttpConfig& config,
+                                                        Frontend& frontend, Ledger& ledger) {
+  if (auto good = check_listen_address(config.listen, "http"); !good) return fail(good.error());
+  auto impl = std::make_unique<Impl>(config, frontend, ledger);
+  auto tls = make_tls(config.listen);
+  if (!tls) return fail(tls.error());
+  impl->tls = std::move(*tls);
+  if (auto listening = impl->listen(); !listening) return fail(listening.error());
+  asio::co_spawn(
+      impl->acceptor.get_executor(), [impl = impl.get()] { return impl->accept(); },
+      asio::detached);
+  for (int i = 0; i < thread_count; ++i) {
+    impl->threads.emplace_back([impl = impl.get()] { impl->io.run(); });
+  }
+  spdlog::info("event=http_listening host={} port={} tls={}", config.listen.host, impl->port,
+               impl->tls.has_value());
+  return std::unique_ptr<HttpGateway>(new HttpGateway(std::move(impl)));
+}
+
+HttpGateway::HttpGateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+HttpGateway::~HttpGateway() { stop(std::chrono::milliseconds(0)); }
+
+std::uint16_t HttpGateway::port() const { return impl_->port; }
+
+void HttpGateway::stop(std::chrono::milliseconds deadline) {
+  if (!impl_->threads.empty()) impl_->stop(deadline);
+}
+
+}  // namespace plimsoll

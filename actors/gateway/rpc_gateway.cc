@@ -1,0 +1,213 @@
+#include "actors/gateway/rpc_gateway.h"
+
+#include <capnp/rpc-twoparty.h>
+#include <kj/async-io.h>
+#include <kj/compat/tls.h>
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+
+#include <fstream>
+#include <future>
+#include <iterator>
+#include <thread>
+
+#include "actors/gateway/listen_address.h"
+#include "actors/gateway/rpc_session.h"
+
+namespace plimsoll {
+
+namespace {
+
+// A message may not be larger: it is held in memory while it arrives.
+constexpr std::uint64_t message_words = 512 * 1024;  // 4 MiB
+// The send buffer decides how far a streaming call runs ahead of its client.
+constexpr int send_buffer_bytes = 4 * 1024;
+// What a connection costs beside its calls: socket buffers and protocol state.
+constexpr std::uint64_t connection_bytes = 64_KiB;
+constexpr auto login_timeout = 10 * kj::SECONDS;
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+kj::Own<kj::TlsContext> make_tls(const ListenConfig& listen) {
+  kj::TlsKeypair keypair{
+      kj::TlsPrivateKey(kj::StringPtr(read_file(listen.tls_key).c_str())),
+      kj::TlsCertificate(kj::StringPtr(read_file(listen.tls_certificate).c_str()))};
+  kj::TlsContext::Options options;
+  options.useSystemTrustStore = false;
+  options.defaultKeypair = keypair;
+  return kj::heap<kj::TlsContext>(kj::mv(options));
+}
+
+std::string text_of(const kj::Exception& e) { return {e.getDescription().cStr()}; }
+
+// One client. Lives until it disconnects.
+struct Connection {
+  Connection(kj::Own<kj::AsyncIoStream> s, std::shared_ptr<RpcShared> shared)
+      : stream(kj::mv(s)),
+        network(*stream, capnp::rpc::twoparty::Side::SERVER, options()),
+        charge(shared->ledger.account(Component::rpc, "", shared_tenant), connection_bytes),
+        system(capnp::makeRpcServer(
+            network, make_rpc_bootstrap(std::move(shared), [f = logged_in] { *f = true; }))) {}
+
+  static capnp::ReaderOptions options() {
+    capnp::ReaderOptions options;
+    options.traversalLimitInWords = message_words;
+    return options;
+  }
+
+  std::shared_ptr<bool> logged_in = std::make_shared<bool>(false);
+  kj::Own<kj::AsyncIoStream> stream;
+  capnp::TwoPartyVatNetwork network;
+  Charge charge;
+  capnp::RpcSystem<capnp::rpc::twoparty::VatId> system;
+};
+
+// Everything that lives on the loop's thread.
+class Loop final : kj::TaskSet::ErrorHandler {
+ public:
+  Loop(kj::AsyncIoContext& io, const RpcConfig& config, std::shared_ptr<RpcShared> shared)
+      : io_(io), config_(config), shared_(std::move(shared)), tasks_(*this) {}
+
+  // Throws kj::Exception if the address cannot be listened on.
+  std::uint16_t listen() {
+    auto address =
+        io_.provider->getNetwork()
+            .parseAddress(kj::StringPtr(config_.listen.host.c_str()), config_.listen.port)
+            .wait(io_.waitScope);
+    receiver_ = address->listen();
+    if (!config_.listen.tls_certificate.empty()) tls_ = make_tls(config_.listen);
+    accepting_ = accept().eagerlyEvaluate(
+        [](kj::Exception&& e) { spdlog::error("event=rpc_accept error=\"{}\"", text_of(e)); });
+    return static_cast<std::uint16_t>(receiver_->getPort());
+  }
+
+  // Done when no call is in progress, or the deadline has passed.
+  kj::Promise<void> stop(std::chrono::milliseconds deadline) {
+    accepting_ = nullptr;
+    receiver_ = nullptr;
+    auto& timer = io_.provider->getTimer();
+    return wait_idle(timer.now() + deadline.count() * kj::MILLISECONDS);
+  }
+
+ private:
+  kj::Promise<void> wait_idle(kj::TimePoint deadline) {
+    auto& timer = io_.provider->getTimer();
+    if (shared_->calls.load() == 0 || timer.now() >= deadline) return kj::READY_NOW;
+    return timer.afterDelay(10 * kj::MILLISECONDS).then([this, deadline] {
+      return wait_idle(deadline);
+    });
+  }
+
+  kj::Promise<void> accept() {
+    return receiver_->accept().then([this](kj::Own<kj::AsyncIoStream> stream) {
+      if (connections_ >= config_.connections) {
+        spdlog::warn("event=rpc_refused reason=connections limit={}", config_.connections);
+      } else {
+        const int bytes = send_buffer_bytes;
+        stream->setsockopt(SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        ++connections_;
+        tasks_.add(serve(kj::mv(stream)).attach(kj::defer([this] { --connections_; })));
+      }
+      return accept();
+    });
+  }
+
+  kj::Promise<void> serve(kj::Own<kj::AsyncIoStream> stream) {
+    if (tls_.get() == nullptr) return run(kj::mv(stream));
+    auto& timer = io_.provider->getTimer();
+    return timer.timeoutAfter(login_timeout, tls_->wrapServer(kj::mv(stream)))
+        .then([this](kj::Own<kj::AsyncIoStream> secured) { return run(kj::mv(secured)); });
+  }
+
+  // Until the client leaves; a client that has not logged in in time is sent away.
+  kj::Promise<void> run(kj::Own<kj::AsyncIoStream> stream) {
+    auto connection = kj::heap<Connection>(kj::mv(stream), shared_);
+    auto& network = connection->network;
+    auto stranger = io_.provider->getTimer()
+                        .afterDelay(login_timeout)
+                        .then([logged_in = connection->logged_in]() -> kj::Promise<void> {
+                          if (*logged_in) return kj::NEVER_DONE;
+                          return kj::READY_NOW;
+                        });
+    return network.onDisconnect().exclusiveJoin(kj::mv(stranger)).attach(kj::mv(connection));
+  }
+
+  // A connection's end, by its own fault or not, concerns no other.
+  void taskFailed(kj::Exception&& e) override {
+    spdlog::debug("event=rpc_connection_failed error=\"{}\"", text_of(e));
+  }
+
+  kj::AsyncIoContext& io_;
+  RpcConfig config_;
+  std::shared_ptr<RpcShared> shared_;
+  kj::Own<kj::TlsContext> tls_;
+  kj::Own<kj::ConnectionReceiver> receiver_;
+  std::uint32_t connections_ = 0;
+  kj::TaskSet tasks_;
+  kj::Promise<void> accepting_ = nullptr;
+};
+
+}  // namespace
+
+struct RpcGateway::Impl {
+  std::shared_ptr<RpcShared> shared;
+  std::thread thread;
+  std::uint16_t port = 0;
+  // Set once, by stop(): how long the loop may wait for calls in progress.
+  std::chrono::milliseconds deadline{0};
+  kj::Own<kj::CrossThreadPromiseFulfiller<void>> stop;
+
+  void run(RpcConfig config, std::promise<Result<void>>& started) {
+    auto io = kj::setupAsyncIo();
+    Loop loop(io, config, shared);
+    auto stopping = kj::newPromiseAndCrossThreadFulfiller<void>();
+    stop = kj::mv(stopping.fulfiller);
+    auto failure = kj::runCatchingExceptions([&] { port = loop.listen(); });
+    KJ_IF_MAYBE (e, failure) {
+      started.set_value(fail(ErrorCode::unavailable, "cannot listen on " + config.listen.host +
+                                                         ":" + std::to_string(config.listen.port) +
+                                                         ": " + text_of(*e)));
+      return;
+    }
+    started.set_value({});
+    auto mail = shared->mailbox.run().eagerlyEvaluate(nullptr);
+    stopping.promise.then([&] { return loop.stop(deadline); }).wait(io.waitScope);
+    shared->mailbox.close();
+  }
+};
+
+Result<std::unique_ptr<RpcGateway>> RpcGateway::start(const RpcConfig& config, Frontend& frontend,
+                                                      Ledger& ledger) {
+  if (auto good = check_listen_address(config.listen, "rpc"); !good) return fail(good.error());
+  auto impl = std::make_unique<Impl>();
+  impl->shared = std::make_shared<RpcShared>(frontend, ledger);
+  std::promise<Result<void>> started;
+  auto result = started.get_future();
+  impl->thread = std::thread([&started, config, impl = impl.get()] { impl->run(config, started); });
+  if (auto done = result.get(); !done) {
+    impl->thread.join();
+    return fail(done.error());
+  }
+  spdlog::info("event=rpc_listening host={} port={} tls={}", config.listen.host, impl->port,
+               !config.listen.tls_certificate.empty());
+  return std::unique_ptr<RpcGateway>(new RpcGateway(std::move(impl)));
+}
+
+RpcGateway::RpcGateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+RpcGateway::~RpcGateway() { stop(std::chrono::milliseconds(0)); }
+
+std::uint16_t RpcGateway::port() const { return impl_->port; }
+
+void RpcGateway::stop(std::chrono::milliseconds deadline) {
+  if (!impl_->thread.joinable()) return;
+  impl_->deadline = deadline;
+  impl_->stop->fulfill();
+  impl_->thread.join();
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,457 @@
+#include "actors/gateway/rpc_session.h"
+
+#include <kj/debug.h>
+
+#include <deque>
+
+#include "engine/base/result.h"
+#include "schema/inference.capnp.h"
+#include "schema/operator.capnp.h"
+
+namespace plimsoll {
+
+namespace {
+
+kj::ArrayPtr<const kj::byte> data_of(const std::string& bytes) {
+  return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
+}
+kj::StringPtr text_of(const std::string& text) { return {text.c_str(), text.size()}; }
+kj::StringPtr text_of(std::string_view text) { return {text.data(), text.size()}; }
+std::string string_of(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
+
+void write(const Error& error, schema::Error::Builder out) {
+  out.setCode(text_of(to_string(error.code)));
+  out.setMessage(text_of(error.message));
+  out.setReason(text_of(error.reason));
+  out.setParam(text_of(error.param));
+  out.setRetryAfterMs(error.retry_after_ms);
+}
+
+Result<GenerateRequest> read_request(schema::GenerateRequest::Reader in) {
+  GenerateRequest out;
+  out.model = string_of(in.getModel());
+  const auto input = in.getInput();
+  switch (input.which()) {
+    case schema::GenerateRequest::Input::MESSAGES: {
+      std::vector<ChatMessage> messages;
+      for (const auto message : input.getMessages()) {
+        messages.push_back({string_of(message.getRole()), string_of(message.getContent())});
+      }
+      out.input = std::move(messages);
+      break;
+    }
+    case schema::GenerateRequest::Input::PROMPT: out.input = string_of(input.getPrompt()); break;
+    case schema::GenerateRequest::Input::TOKENS: {
+      std::vector<TokenId> tokens;
+      for (const auto token : input.getTokens()) tokens.push_back(token);
+      out.input = std::move(tokens);
+      break;
+    }
+    default:
+      return fail(Error(ErrorCode::unsupported, "an input of a kind this server does not know")
+                      .with_param("input"));
+  }
+  if (in.getMaxTokens() > 0) out.max_tokens = in.getMaxTokens();
+  auto& sampling = out.sampling;
+  sampling.temperature = in.getTemperature();
+  sampling.top_p = in.getTopP();
+  sampling.top_k = in.getTopK();
+  sampling.min_p = in.getMinP();
+  sampling.presence_penalty = in.getPresencePenalty();
+  sampling.frequency_penalty = in.getFrequencyPenalty();
+  sampling.top_logprobs = in.getTopLogprobs();
+  if (in.getSeed().isFixed()) out.seed = in.getSeed().getFixed();
+  for (const auto stop : in.getStop()) out.stop.push_back(string_of(stop));
+  out.choices = in.getChoices();
+  out.echo = in.getEcho();
+  out.ignore_eos = in.getIgnoreEos();
+  out.deadline_ms = in.getDeadlineMs();
+  return out;
+}
+
+void write(const GenerationDelta& delta, schema::Delta::Builder out) {
+  out.setChoice(delta.choice);
+  out.setText(text_of(delta.text));
+  out.setTokenCount(delta.token_count);
+  out.setIsPrompt(delta.is_prompt);
+  auto tokens = out.initTokens(delta.tokens.size());
+  for (unsigned i = 0; i < delta.tokens.size(); ++i) {
+    const auto& token = delta.tokens[i];
+    tokens[i].setBytes(data_of(token.bytes));
+    tokens[i].setLogprob(token.logprob.value_or(0.0F));
+    auto top = tokens[i].initTop(token.top.size());
+    for (unsigned j = 0; j < token.top.size(); ++j) {
+      top[j].setBytes(data_of(token.top[j].bytes));
+      top[j].setLogprob(token.top[j].logprob);
+    }
+  }
+}
+
+// One generate() call. The listener's side is called by actor threads and posts to the loop; all
+// else runs on the loop. Pushes go out one at a time, so what waits here is bounded by the
+// stream's window of credit.
+class Generation final : public GenerationListener,
+                         public std::enable_shared_from_this<Generation> {
+ public:
+  using Done = kj::Own<kj::PromiseFulfiller<void>>;
+
+  Generation(std::shared_ptr<RpcShared> shared, schema::TokenSink::Client sink, Done done)
+      : shared_(std::move(shared)), sink_(kj::mv(sink)), done_(kj::mv(done)) {
+    shared_->calls.fetch_add(1);
+  }
+  ~Generation() noexcept override { shared_->calls.fetch_sub(1); }
+
+  void start(const Caller& caller, GenerateRequest request) {
+    stream_ = shared_->frontend.generate(caller, std::move(request), shared_from_this());
+  }
+
+  void on_delta(GenerationDelta&& delta) override { post({std::move(delta), {}, {}, {}}); }
+  void on_choice_end(std::uint32_t choice, FinishReason reason) override {
+    post({{}, {{choice, reason}}, {}, {}});
+  }
+  void on_end(const GenerationUsage& usage, std::optional<Error> error) override {
+    post({{}, {}, usage, std::move(error)});
+  }
+
+  // The caller has gone. The sink's references are dropped here, on the loop.
+  void abandon() {
+    abandoned_ = true;
+    if (!ended_) stream_->cancel();
+    queue_.clear();
+    pending_ = nullptr;
+    done_ = nullptr;
+    sink_ = nullptr;
+  }
+
+  const GenerationUsage& usage() const { return usage_; }
+  const std::optional<Error>& error() const { return error_; }
+
+ private:
+  struct Event {
+    std::optional<GenerationDelta> delta;
+    std::optional<std::pair<std::uint32_t, FinishReason>> choice_end;
+    std::optional<GenerationUsage> end;
+    std::optional<Error> error;
+  };
+
+  void post(Event event) {
+    shared_->mailbox.post(
+        [self = shared_from_this(), event = std::make_shared<Event>(std::move(event))] {
+          if (self->abandoned_) return;
+          self->queue_.push_back(std::move(*event));
+          if (!self->sending_) self->start_sending();
+        });
+  }
+
+  void start_sending() {
+    sending_ = true;
+    pending_ = drain().eagerlyEvaluate([this](kj::Exception&& e) { done_->reject(kj::mv(e)); });
+  }
+
+  // Sends what is queued, one piece after the other.
+  kj::Promise<void> drain() {
+    if (queue_.empty()) {
+      sending_ = false;
+      return kj::READY_NOW;
+    }
+    Event event = std::move(queue_.front());
+    queue_.pop_front();
+    if (event.end) {
+      ended_ = true;
+      usage_ = *event.end;
+      error_ = std::move(event.error);
+      done_->fulfill();
+      return kj::READY_NOW;
+    }
+    const std::uint32_t tokens = event.delta ? event.delta->token_count : 0;
+    return send(event).then([this, tokens] {
+      if (tokens > 0) stream_->consumed(tokens);
+      return drain();
+    });
+  }
+
+  kj::Promise<void> send(const Event& event) {
+    auto& sink = KJ_ASSERT_NONNULL(sink_);
+    if (event.delta) {
+      auto request = sink.pushRequest();
+      write(*event.delta, request.initDelta());
+      return request.send();
+    }
+    auto request = sink.doneRequest();
+    request.setChoice(event.choice_end->first);
+    request.setReason(static_cast<schema::FinishReason>(event.choice_end->second));
+    return request.send().ignoreResult();
+  }
+
+  std::shared_ptr<RpcShared> shared_;
+  std::shared_ptr<GenerationStream> stream_;
+  kj::Maybe<schema::TokenSink::Client> sink_;
+  Done done_;
+  std::deque<Event> queue_;
+  kj::Promise<void> pending_ = nullptr;
+  GenerationUsage usage_;
+  std::optional<Error> error_;
+  bool sending_ = false;
+  bool ended_ = false;
+  bool abandoned_ = false;
+};
+static_assert(static_cast<int>(FinishReason::error) ==
+              static_cast<int>(schema::FinishReason::ERROR));
+static_assert(static_cast<int>(FinishReason::stop) == static_cast<int>(schema::FinishReason::STOP));
+
+// One embed() call: the callback comes from an actor thread, the rest is on the loop.
+struct Embedding {
+  Embedding(std::shared_ptr<RpcShared> s, kj::Own<kj::PromiseFulfiller<void>> d)
+      : shared(std::move(s)), done(kj::mv(d)) {
+    shared->calls.fetch_add(1);
+  }
+  ~Embedding() { shared->calls.fetch_sub(1); }
+  std::shared_ptr<RpcShared> shared;
+  kj::Own<kj::PromiseFulfiller<void>> done;
+  std::function<void()> cancel;
+  Result<EmbedResponse> result = EmbedResponse{};
+};
+
+class InferenceServer final : public schema::Inference::Server {
+ public:
+  InferenceServer(std::shared_ptr<RpcShared> shared, Caller caller)
+      : shared_(std::move(shared)), caller_(std::move(caller)) {}
+
+  kj::Promise<void> generate(GenerateContext context) override {
+    auto request = read_request(context.getParams().getRequest());
+    if (!request) {
+      write(request.error(), context.getResults().initError());
+      return kj::READY_NOW;
+    }
+    auto sink = context.getParams().getSink();
+    context.releaseParams();
+    context.allowCancellation();
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    auto generation = std::make_shared<Generation>(shared_, kj::mv(sink), kj::mv(paf.fulfiller));
+    generation->start(caller_, std::move(*request));
+    return paf.promise
+        .then([context, generation]() mutable {
+          auto results = context.getResults();
+          if (generation->error()) {
+            write(*generation->error(), results.initError());
+          }
+          auto usage = results.initUsage();
+          usage.setPromptTokens(generation->usage().prompt_tokens);
+          usage.setCachedTokens(generation->usage().cached_tokens);
+          usage.setCompletionTokens(generation->usage().completion_tokens);
+        })
+        .attach(kj::defer([generation] { generation->abandon(); }));
+  }
+
+  kj::Promise<void> embed(EmbedContext context) override {
+    EmbedRequest request;
+    request.model = string_of(context.getParams().getModel());
+    for (const auto input : context.getParams().getInputs()) {
+      request.inputs.emplace_back(string_of(input));
+    }
+    context.releaseParams();
+    context.allowCancellation();
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    auto call = std::make_shared<Embedding>(shared_, kj::mv(paf.fulfiller));
+    call->cancel = shared_->frontend.embed(
+        caller_, std::move(request), [call, shared = shared_](Result<EmbedResponse> result) {
+          shared->mailbox.post(
+              [call, result = std::make_shared<Result<EmbedResponse>>(std::move(result))] {
+                if (call->done.get() == nullptr) return;
+                call->result = std::move(*result);
+                call->done->fulfill();
+              });
+        });
+    return paf.promise
+        .then([context, call]() mutable {
+          auto results = context.getResults();
+          if (!call->result) {
+            write(call->result.error(), results.initError());
+            return;
+          }
+          const auto& vectors = call->result->embeddings;
+          auto out = results.initEmbeddings(vectors.size());
+          for (unsigned i = 0; i < vectors.size(); ++i) {
+            auto row = out.init(i, vectors[i].size());
+            for (unsigned j = 0; j < vectors[i].size(); ++j) row.set(j, vectors[i][j]);
+          }
+          results.setPromptTokens(call->result->prompt_tokens);
+        })
+        .attach(kj::defer([call] {
+          call->done = nullptr;
+          if (call->cancel) std::exchange(call->cancel, {})();
+        }));
+  }
+
+  kj::Promise<void> models(ModelsContext context) override {
+    const auto cards = shared_->frontend.models();
+    auto out = context.getResults().initModels(cards.size());
+    for (unsigned i = 0; i < cards.size(); ++i) {
+      const auto& card = cards[i];
+      out[i].setName(text_of(card.name));
+      out[i].setVersion(text_of(card.version));
+      out[i].setKind(card.info.kind == ModelKind::causal ? schema::Model::Kind::CAUSAL
+                                                         : schema::Model::Kind::EMBEDDING);
+      out[i].setArchitecture(text_of(card.info.architecture));
+      out[i].setContextTokens(card.context_tokens);
+      out[i].setHidden(card.info.hidden);
+      out[i].setParameters(card.info.parameters);
+      out[i].setQuantization(text_of(card.info.quantization));
+    }
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::shared_ptr<RpcShared> shared_;
+  Caller caller_;
+};
+
+class OperatorServer final : public schema::Operator::Server {
+ public:
+  explicit OperatorServer(std::shared_ptr<RpcShared> shared) : shared_(std::move(shared)) {}
+
+  kj::Promise<void> status(StatusContext context) override {
+    const auto status = shared_->frontend.status();
+    auto out = context.getResults().initStatus();
+    out.setVersion(text_of(status.version));
+    out.setUptimeSeconds(status.uptime_seconds);
+    out.setPressure(static_cast<schema::Pressure>(status.pressure));
+    auto nodes = out.initNodes(status.nodes.size());
+    for (unsigned i = 0; i < status.nodes.size(); ++i) {
+      const auto& node = status.nodes[i];
+      nodes[i].setName(text_of(node.name));
+      nodes[i].setState(text_of(node.state));
+      auto engines = nodes[i].initEngines(node.models.size());
+      for (unsigned j = 0; j < node.models.size(); ++j) {
+        write(node.models[j].first, node.models[j].second, engines[j]);
+      }
+    }
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> memory(MemoryContext context) override {
+    const auto report = shared_->frontend.memory();
+    auto results = context.getResults();
+    if (!report) {
+      write(report.error(), results.initError());
+    } else {
+      write(*report, results.initReport());
+    }
+    return kj::READY_NOW;
+  }
+
+ private:
+  static void write(const std::string& model, const EngineStats& stats,
+                    schema::Engine::Builder out) {
+    out.setModel(text_of(model));
+    out.setWaiting(stats.waiting);
+    out.setRunning(stats.running);
+    out.setPaused(stats.paused);
+    out.setKvBlocksTotal(stats.kv_blocks_total);
+    out.setKvBlocksUsed(stats.kv_blocks_used);
+    out.setKvBlocksCached(stats.kv_blocks_cached);
+    out.setStepsTotal(stats.steps_total);
+    out.setPromptTokensTotal(stats.prompt_tokens_total);
+    out.setCachedPromptTokensTotal(stats.cached_prompt_tokens_total);
+    out.setGeneratedTokensTotal(stats.generated_tokens_total);
+    out.setPreemptionsTotal(stats.preemptions_total);
+    out.setFinishedTotal(stats.finished_total);
+    out.setRefusedTotal(stats.refused_total);
+    out.setCancelledTotal(stats.cancelled_total);
+    out.setStepSecondsTotal(stats.step_seconds_total);
+  }
+
+  static void write(const Error& error, schema::Error::Builder out) { plimsoll::write(error, out); }
+
+  static void write(const MemoryReport& report, schema::MemoryReport::Builder out) {
+    auto rows = out.initRows(report.rows.size());
+    for (unsigned i = 0; i < report.rows.size(); ++i) {
+      const auto& row = report.rows[i];
+      rows[i].setComponent(text_of(to_string(row.component)));
+      rows[i].setModel(text_of(row.model));
+      rows[i].setTenant(text_of(row.tenant));
+      rows[i].setKind(text_of(to_string(row.kind)));
+      rows[i].setBytes(row.bytes);
+      rows[i].setPeakBytes(row.peak_bytes);
+      rows[i].setResidentBytes(row.resident_bytes);
+    }
+    out.setRssBytes(report.process.rss_bytes);
+    out.setPssBytes(report.process.pss_bytes);
+    out.setAnonymousBytes(report.process.anonymous_bytes);
+    out.setFileBytes(report.process.file_bytes);
+    out.setLedgerAnonymousBytes(report.ledger_anonymous_bytes);
+    out.setLedgerTouchedBytes(report.ledger_touched_bytes);
+    out.setLedgerMappedBytes(report.ledger_mapped_bytes);
+    out.setUnattributedBytes(report.unattributed_bytes);
+    if (report.cgroup) {
+      out.setCgroupCurrentBytes(static_cast<std::int64_t>(report.cgroup->current_bytes));
+      if (report.cgroup->limit_bytes) {
+        out.setCgroupLimitBytes(static_cast<std::int64_t>(*report.cgroup->limit_bytes));
+      }
+      if (report.cgroup->oom_kills) {
+        out.setOomKills(static_cast<std::int64_t>(*report.cgroup->oom_kills));
+      }
+    }
+    if (report.pressure) out.setPressureSomeAvg10(report.pressure->some_avg10);
+    if (report.allocator) {
+      out.setAllocatorAllocatedBytes(static_cast<std::int64_t>(report.allocator->allocated_bytes));
+      out.setAllocatorActiveBytes(static_cast<std::int64_t>(report.allocator->active_bytes));
+    }
+  }
+
+  std::shared_ptr<RpcShared> shared_;
+};
+
+class GatewayServer final : public schema::Gateway::Server {
+ public:
+  GatewayServer(std::shared_ptr<RpcShared> shared, std::function<void()> logged_in)
+      : shared_(std::move(shared)), logged_in_(std::move(logged_in)) {}
+
+  kj::Promise<void> login(LoginContext context) override {
+    auto caller = shared_->frontend.authenticate(string_of(context.getParams().getApiKey()));
+    auto results = context.getResults();
+    if (!caller) {
+      write(caller.error(), results.initError());
+    } else {
+      logged_in_();
+      results.setSession(kj::heap<InferenceServer>(shared_, std::move(*caller)));
+    }
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> administer(AdministerContext context) override {
+    auto caller = shared_->frontend.authenticate(string_of(context.getParams().getApiKey()));
+    auto results = context.getResults();
+    if (!caller) {
+      write(caller.error(), results.initError());
+    } else if (!caller->is_operator) {
+      write(Error(ErrorCode::permission_denied,
+                  "tenant '" + caller->tenant.get() + "' has no operator's rights"),
+            results.initError());
+    } else {
+      logged_in_();
+      results.setOperator(kj::heap<OperatorServer>(shared_));
+    }
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> ping(PingContext context) override {
+    auto results = context.getResults();
+    results.setVersion(text_of(shared_->frontend.status().version));
+    results.setReady(shared_->frontend.ready());
+    return kj::READY_NOW;
+  }
+
+ private:
+  std::shared_ptr<RpcShared> shared_;
+  std::function<void()> logged_in_;
+};
+
+}  // namespace
+
+capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared,
+                                             std::function<void()> logged_in) {
+  return kj::heap<GatewayServer>(std::move(shared), std::move(logged_in));
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,29 @@
+// The capabilities that a connection is given: Gateway, Inference and Operator of the schema.
+#pragma once
+
+#include <capnp/capability.h>
+
+#include <atomic>
+#include <memory>
+
+#include "actors/frontend.h"
+#include "actors/gateway/kj_mailbox.h"
+#include "engine/memory/ledger.h"
+
+namespace plimsoll {
+
+// Shared by everything on the gateway's loop. Capability servers may be destroyed as late as the
+// event loop itself, so each holds a reference.
+struct RpcShared {
+  RpcShared(Frontend& f, Ledger& l) : frontend(f), ledger(l) {}
+  Frontend& frontend;
+  Ledger& ledger;
+  KjMailbox mailbox;
+  std::atomic<std::uint32_t> calls{0};  // generations and embeddings in progress
+};
+
+// The bootstrap capability of one connection. `logged_in` is called on the first good login.
+capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared,
+                                             std::function<void()> logged_in);
+
+}  // namespace plimsoll

@@ -1,0 +1,237 @@
+// What the actors say to each other. Every message is serializable, so that the same ones go
+// between machines; a field that only means something inside this process is left out of inspect.
+//
+//   stream ──SubmitStream, CancelStream, AddCredit──► router ──RunStream, ...──► node ──► engine
+//   stream ◄───────────StreamEvents────────────────── router ◄──NodeEvents────── node ◄── engine
+//
+// Mailboxes are unbounded; what may be in one is bounded by credit (tokens), by the cap on open
+// requests (submissions), and by the engines' queues.
+#pragma once
+
+#include <caf/all.hpp>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/base/result.h"
+#include "engine/base/types.h"
+#include "engine/loop/engine.h"
+#include "engine/memory/ledger.h"
+#include "engine/sampling/sampler.h"
+
+namespace plimsoll {
+
+// A charge that travels with a message and ends when it has been read.
+using MessageCharge = std::shared_ptr<Charge>;
+
+// One choice of a stream: one sequence of an engine.
+struct SequenceSpec {
+  RequestId id;
+  std::uint64_t seed = 0;
+  std::vector<TokenId> resumed;  // emitted before a failover
+  std::uint32_t credit = 0;      // tokens that may be emitted now
+  bool prompt_logprobs = false;
+};
+
+// A request in tokens. Its sequences run on one node, so that they share the prompt's blocks.
+struct SubmitStream {
+  TenantId tenant;
+  std::string model;
+  std::vector<TokenId> prompt;
+  SamplingParams sampling;  // but for the seed
+  std::uint32_t max_new_tokens = 0;
+  std::vector<TokenId> stop_tokens;
+  std::uint32_t deadline_ms = 0;  // from when it is sent
+  std::vector<SequenceSpec> sequences;
+};
+
+struct CancelSequences {
+  std::vector<RequestId> ids;
+};
+
+// The client took this many tokens of a sequence.
+struct AddCredit {
+  RequestId id;
+  std::uint32_t tokens = 0;
+};
+
+// What one engine step gave, from the engine thread to its node.
+struct EngineEvents {
+  std::vector<SequenceEvent> events;
+  MessageCharge charge;
+};
+// The same, from the node to the router that submitted.
+struct NodeEvents {
+  std::string node;
+  std::uint64_t epoch = 0;
+  std::vector<SequenceEvent> events;
+  MessageCharge charge;
+};
+// The part of one stream, from the router to its owner.
+struct StreamEvents {
+  std::vector<SequenceEvent> events;
+  MessageCharge charge;
+};
+
+struct EmbedTokens {
+  RequestId id;
+  TenantId tenant;
+  std::string model;
+  std::vector<std::vector<TokenId>> inputs;
+  std::uint32_t deadline_ms = 0;
+  MessageCharge charge;  // of the inputs, until an engine has them
+};
+struct EmbedResult {
+  RequestId id;
+  std::vector<std::vector<float>> embeddings;
+  std::optional<Error> error;
+  MessageCharge charge;
+};
+
+// A node says that it serves. A node that comes back has a higher epoch.
+struct NodeUp {
+  std::string node;
+  std::uint64_t epoch = 0;
+  double weight = 1.0;
+  std::vector<std::string> models;
+};
+// A heartbeat.
+struct NodeReport {
+  std::string node;
+  std::uint64_t epoch = 0;
+  std::vector<std::pair<std::string, EngineStats>> models;
+};
+
+struct SetPressure {
+  PressureLevel level = PressureLevel::green;
+};
+// Take nothing new; what still runs after the deadline ends with `unavailable`.
+struct Drain {
+  std::uint32_t deadline_ms = 0;
+};
+
+enum class ModelState : std::uint8_t { loading, ready, failed };
+// One model as the registry knows it.
+struct ModelEntry {
+  std::string name;
+  std::string version;  // "name@hash"; empty while loading
+  std::string path;
+  ModelState state = ModelState::loading;
+  std::string reason;  // why it failed
+  std::uint64_t created = 0;
+  std::uint32_t context_tokens = 0;
+  ModelInfo info;
+};
+
+using StartAtom = caf::atom_constant<caf::atom("start")>;
+using TickAtom = caf::atom_constant<caf::atom("tick")>;
+using CancelAtom = caf::atom_constant<caf::atom("cancel")>;
+using ConsumedAtom = caf::atom_constant<caf::atom("consumed")>;
+using EndAllAtom = caf::atom_constant<caf::atom("end_all")>;
+
+// Where a stream's events go.
+using StreamSink = caf::typed_actor<caf::reacts_to<StreamEvents>>;
+// The owner of one client's request.
+using StreamActor = StreamSink::extend<caf::reacts_to<StartAtom>, caf::reacts_to<CancelAtom>,
+                                       caf::reacts_to<ConsumedAtom, std::uint32_t>>;
+// The owner of one client's embedding request.
+using EmbedSink = caf::typed_actor<caf::reacts_to<EmbedResult>>;
+using EmbedActor = EmbedSink::extend<caf::reacts_to<StartAtom>, caf::reacts_to<CancelAtom>>;
+// Where a node's results and heartbeats go.
+using NodeListener = caf::typed_actor<caf::reacts_to<NodeEvents>, caf::reacts_to<EmbedResult>,
+                                      caf::reacts_to<NodeReport>>;
+// CancelSequences also takes the ids of embedding requests. EngineEvents and EmbedResult come from
+// the node's own engines.
+using NodeActor = caf::typed_actor<
+    caf::reacts_to<SubmitStream, NodeListener>, caf::reacts_to<EmbedTokens, NodeListener>,
+    caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>,
+    caf::reacts_to<StartAtom, NodeListener>, caf::reacts_to<SetPressure>, caf::reacts_to<Drain>,
+    caf::reacts_to<EngineEvents>, caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
+using RouterActor = NodeListener::extend<
+    caf::reacts_to<SubmitStream, StreamSink>, caf::reacts_to<EmbedTokens, EmbedSink>,
+    caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>, caf::reacts_to<NodeUp, NodeActor>,
+    caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>, caf::reacts_to<TickAtom>>;
+using GovernorActor = caf::typed_actor<caf::reacts_to<TickAtom>>;
+using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
+
+// ---- how each is written
+
+template <class Inspector, class Tag, class Value>
+typename Inspector::result_type inspect(Inspector& f, Strong<Tag, Value>& x) {
+  return f(const_cast<Value&>(x.get()));
+}
+
+// std::optional, which CAF 0.17 does not know: a flag, then the value if there is one.
+template <class T>
+struct OptionalValue {
+  const bool& present;
+  T& value;
+  template <class Inspector>
+  friend typename Inspector::result_type inspect(Inspector& f, OptionalValue& x) {
+    return x.present ? f(x.value) : f();
+  }
+};
+template <class Inspector, class T>
+requires(Inspector::reads_state) typename Inspector::result_type
+    inspect(Inspector& f, std::optional<T>& x) {
+  return x ? f(true, *x) : f(false);
+}
+template <class Inspector, class T>
+requires(Inspector::writes_state) typename Inspector::result_type
+    inspect(Inspector& f, std::optional<T>& x) {
+  bool present = false;
+  T value{};
+  OptionalValue<T> rest{present, value};
+  auto result = f(present, rest);
+  x = present ? std::optional<T>(std::move(value)) : std::nullopt;
+  return result;
+}
+
+#define PLIMSOLL_INSPECT(type, ...)                                   \
+  template <class Inspector>                                          \
+  typename Inspector::result_type inspect(Inspector& f, type& x) {    \
+    return f(caf::meta::type_name(#type) __VA_OPT__(, ) __VA_ARGS__); \
+  }
+PLIMSOLL_INSPECT(Error, x.code, x.message, x.reason, x.param, x.offset, x.retry_after_ms)
+PLIMSOLL_INSPECT(SamplingParams, x.temperature, x.top_p, x.top_k, x.min_p, x.presence_penalty,
+                 x.frequency_penalty, x.seed, x.top_logprobs, x.logit_bias)
+PLIMSOLL_INSPECT(TokenLogprob, x.id, x.logprob)
+PLIMSOLL_INSPECT(SampledToken, x.id, x.logprob, x.top)
+PLIMSOLL_INSPECT(SequenceUsage, x.prompt_tokens, x.cached_tokens, x.generated_tokens, x.preemptions)
+PLIMSOLL_INSPECT(SequenceEvent, x.id, x.prompt, x.tokens, x.finish, x.error, x.usage)
+PLIMSOLL_INSPECT(EngineStats, x.waiting, x.running, x.paused, x.kv_blocks_total, x.kv_blocks_used,
+                 x.kv_blocks_cached, x.steps_total, x.prompt_tokens_total,
+                 x.cached_prompt_tokens_total, x.generated_tokens_total, x.preemptions_total,
+                 x.finished_total, x.refused_total, x.cancelled_total, x.step_seconds_total)
+PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, x.heads, x.kv_heads,
+                 x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
+PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
+PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.model, x.prompt, x.sampling, x.max_new_tokens,
+                 x.stop_tokens, x.deadline_ms, x.sequences)
+PLIMSOLL_INSPECT(CancelSequences, x.ids)
+PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
+PLIMSOLL_INSPECT(EngineEvents, x.events)
+PLIMSOLL_INSPECT(NodeEvents, x.node, x.epoch, x.events)
+PLIMSOLL_INSPECT(StreamEvents, x.events)
+PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
+PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
+PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models)
+PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models)
+PLIMSOLL_INSPECT(SetPressure, x.level)
+PLIMSOLL_INSPECT(Drain, x.deadline_ms)
+PLIMSOLL_INSPECT(ModelEntry, x.name, x.version, x.path, x.state, x.reason, x.created,
+                 x.context_tokens, x.info)
+#undef PLIMSOLL_INSPECT
+
+// The system of one process: message types known, no configuration file read, few threads.
+class ActorSystemConfig : public caf::actor_system_config {
+ public:
+  explicit ActorSystemConfig(int threads);
+};
+
+// Heap that events hold, for the `queues` component.
+std::uint64_t heap_bytes(const std::vector<SequenceEvent>& events);
+
+}  // namespace plimsoll

@@ -1,0 +1,203 @@
+#include "actors/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <map>
+#include <utility>
+#include <vector>
+
+namespace plimsoll {
+namespace {
+
+using Labels = std::map<std::string, std::string>;
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+const prometheus::Histogram::BucketBoundaries first_token_buckets = {
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30};
+const prometheus::Histogram::BucketBoundaries inter_token_buckets = {
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5};
+
+// Families that are not counted up here but read off a snapshot.
+class Snapshot {
+ public:
+  void add(const std::string& name, const char* help, MetricType type, const Labels& labels,
+           double value) {
+    auto [it, fresh] = index_.try_emplace(name, families_.size());
+    if (fresh) families_.push_back({name, help, type, {}});
+    ClientMetric metric;
+    for (const auto& [key, text] : labels) metric.label.push_back({key, text});
+    if (type == MetricType::Counter) {
+      metric.counter.value = value;
+    } else {
+      metric.gauge.value = value;
+    }
+    families_[it->second].metric.push_back(std::move(metric));
+  }
+  void gauge(const std::string& name, const char* help, const Labels& labels, double value) {
+    add(name, help, MetricType::Gauge, labels, value);
+  }
+  void counter(const std::string& name, const char* help, const Labels& labels, double value) {
+    add(name, help, MetricType::Counter, labels, value);
+  }
+  std::vector<MetricFamily> take() { return std::move(families_); }
+
+ private:
+  std::map<std::string, std::size_t> index_;
+  std::vector<MetricFamily> families_;
+};
+
+void add_engine(Snapshot& out, const std::string& node, const std::string& model,
+                const EngineStats& stats) {
+  const auto with = [&](const char* state) {
+    return Labels{{"node", node}, {"model", model}, {"state", state}};
+  };
+  const Labels labels{{"node", node}, {"model", model}};
+  const char* help = "Sequences (or embedding requests) that an engine holds.";
+  out.gauge("plimsoll_sequences", help, with("waiting"), stats.waiting);
+  out.gauge("plimsoll_sequences", help, with("running"), stats.running);
+  out.gauge("plimsoll_sequences", help, with("paused"), stats.paused);
+  help = "KV blocks by what they are used for.";
+  const auto busy = stats.kv_blocks_used + stats.kv_blocks_cached;
+  out.gauge("plimsoll_kv_blocks", help, with("used"), stats.kv_blocks_used);
+  out.gauge("plimsoll_kv_blocks", help, with("cached"), stats.kv_blocks_cached);
+  out.gauge("plimsoll_kv_blocks", help, with("free"),
+            stats.kv_blocks_total > busy ? stats.kv_blocks_total - busy : 0);
+  out.counter("plimsoll_steps_total", "Forward passes.", labels,
+              static_cast<double>(stats.steps_total));
+  out.counter("plimsoll_step_seconds_total", "Time spent in forward passes.", labels,
+              stats.step_seconds_total);
+  out.counter("plimsoll_preemptions_total", "Sequences that lost their KV blocks to others.",
+              labels, static_cast<double>(stats.preemptions_total));
+  help = "Sequences that an engine is done with.";
+  const auto ended = [&](const char* how, std::uint64_t count) {
+    out.counter("plimsoll_sequences_ended_total", help,
+                {{"node", node}, {"model", model}, {"how", how}}, static_cast<double>(count));
+  };
+  ended("finished", stats.finished_total);
+  ended("refused", stats.refused_total);
+  ended("cancelled", stats.cancelled_total);
+}
+
+void add_memory(Snapshot& out, const MemoryReport& report) {
+  const char* help = "The memory ledger, and what it does not explain.";
+  const auto row = [&](std::string_view component, const std::string& version,
+                       const std::string& tenant, std::string_view kind, std::int64_t bytes) {
+    const std::string model = version.substr(0, version.find('@'));
+    out.gauge("plimsoll_memory_bytes", help,
+              {{"component", std::string(component)},
+               {"model", model},
+               {"version", version},
+               {"tenant", tenant},
+               {"kind", std::string(kind)}},
+              static_cast<double>(bytes));
+  };
+  for (const auto& r : report.rows) {
+    row(to_string(r.component), r.model, r.tenant, to_string(r.kind), r.bytes);
+  }
+  row("unattributed", "", shared_tenant.get(), "anonymous", report.unattributed_bytes);
+
+  help = "What the kernel says about this process.";
+  const auto process = [&](const char* kind, std::uint64_t bytes) {
+    out.gauge("plimsoll_process_memory_bytes", help, {{"kind", kind}}, static_cast<double>(bytes));
+  };
+  process("rss", report.process.rss_bytes);
+  process("pss", report.process.pss_bytes);
+  process("anonymous", report.process.anonymous_bytes);
+  process("file", report.process.file_bytes);
+  process("swap", report.process.swap_bytes);
+  if (report.cgroup) {
+    out.gauge("plimsoll_cgroup_memory_bytes", "Memory of this process's cgroup.", {},
+              static_cast<double>(report.cgroup->current_bytes));
+    if (report.cgroup->oom_kills) {
+      out.counter("plimsoll_cgroup_oom_kills_total", "OOM kills in this process's cgroup.", {},
+                  static_cast<double>(*report.cgroup->oom_kills));
+    }
+  }
+}
+
+}  // namespace
+
+struct Metrics::Families {
+  prometheus::Registry registry;
+  prometheus::Family<prometheus::Counter>& requests =
+      prometheus::BuildCounter()
+          .Name("plimsoll_requests_total")
+          .Help("Requests that have ended; code is \"ok\" or the error's.")
+          .Register(registry);
+  prometheus::Family<prometheus::Counter>& tokens =
+      prometheus::BuildCounter()
+          .Name("plimsoll_tokens_total")
+          .Help("Tokens of requests that have ended; prompt includes cached.")
+          .Register(registry);
+  prometheus::Family<prometheus::Histogram>& first_token =
+      prometheus::BuildHistogram()
+          .Name("plimsoll_time_to_first_token_seconds")
+          .Help("From a request's arrival to its first token.")
+          .Register(registry);
+  prometheus::Family<prometheus::Histogram>& inter_token =
+      prometheus::BuildHistogram()
+          .Name("plimsoll_inter_token_latency_seconds")
+          .Help("Between two tokens of one choice.")
+          .Register(registry);
+};
+
+Metrics::Metrics() : families_(std::make_unique<Families>()) {}
+Metrics::~Metrics() = default;
+
+void Metrics::request_ended(Operation operation, const TenantId& tenant, const std::string& model,
+                            std::optional<ErrorCode> error, const GenerationUsage& usage) {
+  const std::string code = error ? std::string(to_string(*error)) : "ok";
+  families_->requests
+      .Add({{"operation", operation == Operation::generate ? "generate" : "embed"},
+            {"tenant", tenant.get()},
+            {"model", model},
+            {"code", code}})
+      .Increment();
+  const auto count = [&](const char* kind, std::uint32_t tokens) {
+    if (tokens == 0) return;
+    families_->tokens.Add({{"tenant", tenant.get()}, {"model", model}, {"kind", kind}})
+        .Increment(tokens);
+  };
+  count("prompt", usage.prompt_tokens);
+  count("cached", usage.cached_tokens);
+  count("generated", usage.completion_tokens);
+}
+
+void Metrics::first_token(const std::string& model, double seconds) {
+  families_->first_token.Add({{"model", model}}, first_token_buckets).Observe(seconds);
+}
+
+void Metrics::next_tokens(const std::string& model, std::uint32_t tokens, double seconds) {
+  auto& histogram = families_->inter_token.Add({{"model", model}}, inter_token_buckets);
+  for (std::uint32_t i = 0; i < tokens; ++i) histogram.Observe(seconds / tokens);
+}
+
+std::string Metrics::text(const ClusterStatus& status, std::uint32_t open_requests,
+                          const Result<MemoryReport>& memory) const {
+  Snapshot snapshot;
+  snapshot.gauge("plimsoll_build_info", "The version, as a label.", {{"version", status.version}},
+                 1);
+  snapshot.gauge("plimsoll_uptime_seconds", "Since the process started.", {},
+                 status.uptime_seconds);
+  snapshot.gauge("plimsoll_pressure_level", "0 green, 1 yellow, 2 orange, 3 red.", {},
+                 static_cast<double>(status.pressure));
+  snapshot.gauge("plimsoll_open_requests", "Requests between arrival and their end.", {},
+                 open_requests);
+  for (const auto& node : status.nodes) {
+    snapshot.gauge("plimsoll_node_ready", "1 while a node takes requests.", {{"node", node.name}},
+                   node.state == "ready" ? 1 : 0);
+    for (const auto& [model, stats] : node.models) add_engine(snapshot, node.name, model, stats);
+  }
+  if (memory) add_memory(snapshot, *memory);
+
+  auto families = families_->registry.Collect();
+  for (auto& family : snapshot.take()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,225 @@
+#include "actors/node.h"
+
+#include <algorithm>
+#include <unordered_map>
+#include <utility>
+
+namespace plimsoll {
+namespace {
+
+std::chrono::steady_clock::time_point in_ms(std::uint32_t ms) {
+  return std::chrono::steady_clock::now() + std::chrono::milliseconds(ms);
+}
+
+EngineStats as_engine_stats(const EmbeddingStats& stats) {
+  EngineStats out;
+  out.waiting = stats.waiting;
+  out.running = stats.running;
+  out.steps_total = stats.steps_total;
+  out.prompt_tokens_total = stats.tokens_total;
+  out.finished_total = stats.finished_total;
+  out.refused_total = stats.refused_total;
+  out.cancelled_total = stats.cancelled_total;
+  out.step_seconds_total = stats.step_seconds_total;
+  return out;
+}
+
+struct NodeState {
+  using Self = NodeActor::stateful_pointer<NodeState>;
+  explicit NodeState(Self actor) : self(actor) {}
+
+  Self self;
+  NodeConfig config;
+  Account* queues = nullptr;
+  NodeListener heartbeats;  // where they go
+
+  // What is in an engine now, and who asked for it.
+  struct Held {
+    ServedEngine* served;
+    NodeListener owner;
+  };
+  std::unordered_map<RequestId, Held> held;
+
+  ServedEngine* find(const std::string& model) {
+    for (auto& served : config.engines) {
+      if (served.model == model) return &served;
+    }
+    return nullptr;
+  }
+
+  void submit(SubmitStream& request, const NodeListener& owner) {
+    auto* served = find(request.model);
+    const auto deadline = in_ms(request.deadline_ms);
+    std::vector<SequenceEvent> refused;
+    for (auto& spec : request.sequences) {
+      Result<void> accepted;
+      if (served == nullptr || served->engine == nullptr) {
+        accepted =
+            fail(ErrorCode::not_found,
+                 "node '" + config.name + "' runs no language model named '" + request.model + "'");
+      } else {
+        SequenceRequest sequence;
+        sequence.id = spec.id;
+        sequence.tenant = request.tenant;
+        sequence.prompt = request.prompt;
+        sequence.resumed = std::move(spec.resumed);
+        sequence.sampling = request.sampling;
+        sequence.sampling.seed = spec.seed;
+        sequence.max_new_tokens = request.max_new_tokens;
+        sequence.stop_tokens = request.stop_tokens;
+        sequence.prompt_logprobs = spec.prompt_logprobs;
+        sequence.credit = spec.credit;
+        sequence.deadline = deadline;
+        accepted = served->engine->submit(std::move(sequence));
+      }
+      if (accepted) {
+        held.insert_or_assign(spec.id, Held{served, owner});
+      } else {
+        SequenceEvent event;
+        event.id = spec.id;
+        event.finish = FinishReason::error;
+        event.error = std::move(accepted.error());
+        refused.push_back(std::move(event));
+      }
+    }
+    if (!refused.empty()) send(owner, std::move(refused));
+  }
+
+  void embed(EmbedTokens& request, const NodeListener& owner) {
+    auto* served = find(request.model);
+    Result<void> accepted;
+    if (served == nullptr || served->embedding == nullptr) {
+      accepted =
+          fail(ErrorCode::not_found,
+               "node '" + config.name + "' runs no embedding model named '" + request.model + "'");
+    } else {
+      const RequestId id = request.id;
+      accepted = served->embedding->submit(
+          {id, request.tenant, std::move(request.inputs), in_ms(request.deadline_ms)},
+          [inbox = config.inbox, account = queues,
+           id](Result<std::vector<std::vector<float>>> result) {
+            EmbedResult out{id, {}, {}, {}};
+            if (result) {
+              out.embeddings = std::move(*result);
+              std::uint64_t bytes = 0;
+              for (const auto& row : out.embeddings) bytes += row.size() * sizeof(float);
+              out.charge = std::make_shared<Charge>(*account, bytes);
+            } else {
+              out.error = std::move(result.error());
+            }
+            caf::anon_send(inbox->node, std::move(out));
+          });
+    }
+    request.charge.reset();
+    if (accepted) {
+      held.insert_or_assign(request.id, Held{served, owner});
+    } else {
+      self->send(owner, EmbedResult{request.id, {}, std::move(accepted.error()), {}});
+    }
+  }
+
+  void send(const NodeListener& owner, std::vector<SequenceEvent> events) {
+    auto charge = std::make_shared<Charge>(*queues, heap_bytes(events));
+    self->send(owner, NodeEvents{config.name, config.epoch, std::move(events), std::move(charge)});
+  }
+
+  // One message a step to each owner; nearly always there is one.
+  void emit(EngineEvents& step) {
+    const auto charge = std::move(step.charge);
+    std::vector<std::pair<NodeListener, std::vector<SequenceEvent>>> by_owner;
+    for (auto& event : step.events) {
+      const auto it = held.find(event.id);
+      if (it == held.end()) continue;
+      auto slot = std::find_if(by_owner.begin(), by_owner.end(),
+                               [&](const auto& entry) { return entry.first == it->second.owner; });
+      if (slot == by_owner.end()) slot = by_owner.insert(slot, {it->second.owner, {}});
+      if (event.finish) held.erase(it);
+      slot->second.push_back(std::move(event));
+    }
+    for (auto& [owner, events] : by_owner) send(owner, std::move(events));
+  }
+
+  void emit(EmbedResult& result) {
+    const auto it = held.find(result.id);
+    if (it == held.end()) return;
+    const auto owner = std::move(it->second.owner);
+    held.erase(it);
+    self->send(owner, std::move(result));
+  }
+
+  void cancel(const CancelSequences& message) {
+    for (const RequestId id : message.ids) {
+      const auto it = held.find(id);
+      if (it == held.end()) continue;
+      if (it->second.served->engine) {
+        it->second.served->engine->cancel(id);
+      } else {
+        it->second.served->embedding->cancel(id);
+      }
+    }
+  }
+
+  void beat() {
+    if (!heartbeats) return;
+    NodeReport report{config.name, config.epoch, {}};
+    for (const auto& served : config.engines) {
+      report.models.emplace_back(served.model, served.engine
+                                                   ? served.engine->stats()
+                                                   : as_engine_stats(served.embedding->stats()));
+    }
+    self->send(heartbeats, std::move(report));
+    self->delayed_send(self, config.heartbeat, TickAtom::value);
+  }
+};
+
+NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeConfig>& config) {
+  auto& state = self->state;
+  state.config = std::move(*config);
+  state.queues = &state.config.ledger->account(Component::queues, "", shared_tenant);
+  state.config.inbox->node = NodeActor(self);
+  return {
+      [=](SubmitStream& request, const NodeListener& owner) { self->state.submit(request, owner); },
+      [=](EmbedTokens& request, const NodeListener& owner) { self->state.embed(request, owner); },
+      [=](const CancelSequences& message) { self->state.cancel(message); },
+      [=](const AddCredit& credit) {
+        const auto it = self->state.held.find(credit.id);
+        if (it == self->state.held.end() || it->second.served->engine == nullptr) return;
+        it->second.served->engine->add_credit(credit.id, credit.tokens);
+      },
+      [=](StartAtom, const NodeListener& listener) {
+        self->state.heartbeats = listener;
+        self->state.beat();
+      },
+      [=](SetPressure pressure) {
+        for (auto& served : self->state.config.engines) {
+          if (served.engine) served.engine->set_pressure(pressure.level);
+        }
+      },
+      [=](Drain drain) {
+        for (auto& served : self->state.config.engines) {
+          if (served.engine) served.engine->drain(in_ms(drain.deadline_ms));
+          if (served.embedding) served.embedding->drain(in_ms(drain.deadline_ms));
+        }
+      },
+      [=](EngineEvents& step) { self->state.emit(step); },
+      [=](EmbedResult& result) { self->state.emit(result); },
+      [=](TickAtom) { self->state.beat(); },
+  };
+}
+
+}  // namespace
+
+EngineSink make_engine_sink(std::shared_ptr<NodeInbox> inbox, Ledger& ledger) {
+  return
+      [inbox = std::move(inbox), account = &ledger.account(Component::queues, "", shared_tenant)](
+          std::vector<SequenceEvent>&& events) {
+        auto charge = std::make_shared<Charge>(*account, heap_bytes(events));
+        caf::anon_send(inbox->node, EngineEvents{std::move(events), std::move(charge)});
+      };
+}
+
+NodeActor spawn_node(caf::actor_system& system, NodeConfig config) {
+  return system.spawn(node, std::make_shared<NodeConfig>(std::move(config)));
+}
+
+}  // namespace plimsoll

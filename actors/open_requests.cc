@@ -1,0 +1,76 @@
+#include "actors/open_requests.h"
+
+#include <fmt/format.h>
+
+namespace plimsoll {
+
+Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (closed_) {
+    return fail(Error(ErrorCode::unavailable, "the server is stopping").retry_after(1000));
+  }
+  if (entries_.size() >= most_) {
+    return fail(Error(ErrorCode::resource_exhausted,
+                      fmt::format("the server has {} requests open: no more fit", most_))
+                    .with_reason("open_requests")
+                    .retry_after(1000));
+  }
+  if (bytes > most_bytes_ - bytes_) {
+    return fail(Error(ErrorCode::resource_exhausted,
+                      fmt::format("a request of {} bytes does not fit beside {} of {} bytes that "
+                                  "open requests hold",
+                                  bytes, bytes_, most_bytes_))
+                    .with_reason("request_memory")
+                    .retry_after(bytes > most_bytes_ ? 0 : 1000));
+  }
+  bytes_ += bytes;
+  entries_[id] = {bytes, nullptr};
+  return {};
+}
+
+void OpenRequests::set_actor(std::uint64_t id, caf::strong_actor_ptr actor) {
+  const std::lock_guard lock(mutex_);
+  if (const auto it = entries_.find(id); it != entries_.end()) it->second.actor = std::move(actor);
+}
+
+void OpenRequests::leave(std::uint64_t id) {
+  caf::strong_actor_ptr last;  // outlives the lock
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(id);
+  if (it == entries_.end()) return;
+  bytes_ -= it->second.bytes;
+  last = std::move(it->second.actor);
+  entries_.erase(it);
+  if (entries_.empty()) left_.notify_all();
+}
+
+std::uint32_t OpenRequests::count() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<std::uint32_t>(entries_.size());
+}
+
+bool OpenRequests::closed() const {
+  const std::lock_guard lock(mutex_);
+  return closed_;
+}
+
+void OpenRequests::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+}
+
+bool OpenRequests::wait_until_empty(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  return left_.wait_until(lock, deadline, [this] { return entries_.empty(); });
+}
+
+std::vector<caf::strong_actor_ptr> OpenRequests::actors() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<caf::strong_actor_ptr> out;
+  for (const auto& [id, entry] : entries_) {
+    if (entry.actor) out.push_back(entry.actor);
+  }
+  return out;
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,48 @@
+// The requests that this process has open: how many, how many bytes, and who to end at shutdown.
+#pragma once
+
+#include <caf/all.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/base/result.h"
+
+namespace plimsoll {
+
+class OpenRequests {
+ public:
+  OpenRequests(std::uint32_t most, std::uint64_t most_bytes)
+      : most_(most), most_bytes_(most_bytes) {}
+
+  // Takes a place for a request of that many bytes; give it back with leave().
+  // Errors: unavailable (closed), resource_exhausted.
+  Result<void> enter(std::uint64_t id, std::uint64_t bytes);
+  void set_actor(std::uint64_t id, caf::strong_actor_ptr actor);  // of a request that has entered
+  void leave(std::uint64_t id);
+
+  std::uint32_t count() const;
+  bool closed() const;
+  void close();  // nothing enters any more
+  bool wait_until_empty(std::chrono::steady_clock::time_point deadline);
+  std::vector<caf::strong_actor_ptr> actors() const;
+
+ private:
+  struct Entry {
+    std::uint64_t bytes;
+    caf::strong_actor_ptr actor;
+  };
+  const std::uint32_t most_;
+  const std::uint64_t most_bytes_;
+  mutable std::mutex mutex_;
+  std::condition_variable left_;
+  std::unordered_map<std::uint64_t, Entry> entries_;
+  std::uint64_t bytes_ = 0;
+  bool closed_ = false;
+};
+
+}  // namespace plimsoll

@@ -1,0 +1,57 @@
+// One actor for each request that a client has open. A stream actor makes tokens of a generation
+// request, submits them, and makes text of what comes back; an embedding actor does the like.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "actors/board.h"
+#include "actors/frontend.h"
+#include "actors/messages.h"
+#include "actors/metrics.h"
+#include "actors/open_requests.h"
+#include "actors/text_model.h"
+#include "engine/memory/ledger.h"
+
+namespace plimsoll {
+
+// What all requests of a process share. Outlives them.
+struct RequestServices {
+  Ledger& ledger;
+  Board& board;
+  Metrics& metrics;
+  OpenRequests& open;
+  RouterActor router;
+  std::uint32_t window_tokens;  // of each choice, that a client may be behind
+  std::chrono::milliseconds deadline;
+};
+
+// A request as it came. `id` is the first of as many ids as it has choices.
+struct OpenGeneration {
+  RequestServices* services;
+  RequestId id;
+  Caller caller;
+  GenerateRequest request;
+  std::shared_ptr<GenerationListener> listener;
+  std::shared_ptr<const TextModel> model;  // null where `refusal` is set
+  std::optional<Error> refusal;            // found on the caller's thread
+  Charge charge;                           // the request's memory
+  std::chrono::steady_clock::time_point arrived;
+};
+StreamActor spawn_stream(caf::actor_system& system, std::unique_ptr<OpenGeneration> request);
+
+struct OpenEmbedding {
+  RequestServices* services;
+  RequestId id;
+  Caller caller;
+  EmbedRequest request;
+  EmbedCallback callback;
+  std::shared_ptr<const TextModel> model;
+  std::optional<Error> refusal;
+  Charge charge;
+};
+EmbedActor spawn_embedding(caf::actor_system& system, std::unique_ptr<OpenEmbedding> request);
+
+}  // namespace plimsoll

@@ -1,0 +1,82 @@
+// The configuration of one process. The CLI fills it from the YAML file and flags; every field has
+// the default that the reference page documents.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "engine/base/types.h"
+#include "engine/kv/kv_layout.h"
+#include "engine/models/model.h"
+
+namespace plimsoll {
+
+struct ListenConfig {
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 0;  // 0: any free one
+  // PEM files. A host that is not loopback is refused without both, and without API keys.
+  std::filesystem::path tls_certificate;
+  std::filesystem::path tls_key;
+};
+
+struct HttpConfig {
+  ListenConfig listen{"127.0.0.1", 8080, {}, {}};
+  std::uint64_t body_bytes = 8_MiB;
+  std::uint32_t header_bytes = 16 * 1024;
+  std::uint32_t connections = 1024;
+  std::chrono::milliseconds header_timeout{10'000};  // of a request's head, from its first byte
+  std::chrono::milliseconds body_timeout{30'000};
+  std::chrono::milliseconds idle_timeout{60'000};
+  std::chrono::milliseconds write_timeout{30'000};  // a reader that takes nothing
+};
+
+struct RpcConfig {
+  ListenConfig listen{"127.0.0.1", 8081, {}, {}};
+  std::uint32_t connections = 256;
+};
+
+struct ModelConfig {
+  std::string name;
+  std::filesystem::path path;
+  ComputeMode compute = ComputeMode::automatic;
+};
+
+struct TenantConfig {
+  TenantId name;
+  std::vector<std::string> api_key_sha256;  // lower-case hex; keys themselves are never kept
+  bool is_operator = false;
+  std::uint32_t sequences = 64;           // waiting and running
+  std::uint32_t requests_per_minute = 0;  // 0: no limit
+};
+
+struct EngineSettings {
+  int threads = 0;  // 0: one for each core
+  std::uint32_t context_tokens = 8192;
+  std::uint32_t max_batch = 64;
+  std::uint32_t step_tokens = 512;
+  std::uint32_t chunk_tokens = 256;
+  std::uint32_t queue_length = 256;
+  std::chrono::milliseconds queue_time{30'000};
+  std::uint32_t block_tokens = 16;
+  KvType kv_type = KvType::f16;
+  std::uint64_t kv_bytes = 512_MiB;  // of each causal model
+  bool prefix_sharing = true;
+  std::filesystem::path packed_directory;  // empty: beside the model
+};
+
+struct ServerConfig {
+  HttpConfig http;
+  RpcConfig rpc;
+  std::vector<ModelConfig> models;
+  std::vector<TenantConfig> tenants;  // empty: anyone on loopback, as tenant "local"
+  EngineSettings engine;
+  std::uint32_t stream_window_tokens = 256;  // that a client may be behind
+  std::chrono::milliseconds request_deadline{600'000};
+  std::chrono::milliseconds drain_deadline{10'000};
+  std::uint64_t memory_limit_bytes = 0;  // 0: the cgroup's, else the machine's
+};
+
+}  // namespace plimsoll

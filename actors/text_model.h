@@ -1,0 +1,72 @@
+// A model's text side: what turns a request in text into token ids, checked against every limit
+// before anything is reserved for it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "actors/frontend.h"
+#include "engine/base/result.h"
+#include "engine/chat/chat_template.h"
+#include "engine/models/model.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace plimsoll {
+
+struct RequestLimits {
+  static constexpr std::uint32_t choices = 16;
+  static constexpr std::size_t stop_strings = 16;
+  static constexpr std::size_t stop_bytes = 256;
+  static constexpr std::size_t messages = 4096;
+  static constexpr std::size_t embedding_inputs = 2048;
+};
+
+// Immutable: any number of threads may use one.
+class TextModel {
+ public:
+  // `context_tokens` is what is served. Errors: those of the chat template; a template that this
+  // build does not handle leaves a model without chat, and `chat_problem()` says why.
+  TextModel(std::string name, ModelText text, std::uint32_t context_tokens);
+
+  const std::string& name() const { return name_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  std::uint32_t context_tokens() const { return context_tokens_; }
+  const std::vector<TokenId>& end_tokens() const { return end_tokens_; }  // of generation
+  const std::string& chat_problem() const { return chat_problem_; }
+
+  // Everything about a request but its text: cheap. Errors: invalid_argument with `param`.
+  Result<void> check(const GenerateRequest& request) const;
+
+  // The prompt in tokens, 1 to context_tokens of them. Special tokens are read in the chat
+  // template's own text only. Errors: invalid_argument, with the reason context_length_exceeded
+  // where it is too long.
+  Result<std::vector<TokenId>> encode(const GenerateRequest& request) const;
+
+  // How many tokens may be generated after `prompt_tokens`. Errors: context_length_exceeded.
+  Result<std::uint32_t> generation_cap(const GenerateRequest& request,
+                                       std::size_t prompt_tokens) const;
+
+  // One input of an embedding request. Errors as encode().
+  Result<std::vector<TokenId>> encode_input(
+      const std::variant<std::string, std::vector<TokenId>>& input, std::size_t index) const;
+
+ private:
+  Result<std::vector<TokenId>> encode_chat(const std::vector<ChatMessage>& messages) const;
+  Result<void> check_tokens(const std::vector<TokenId>& tokens, const std::string& param) const;
+  Result<void> check_bytes(std::size_t bytes, std::size_t token_bytes,
+                           const std::string& param) const;
+
+  std::string name_;
+  std::unique_ptr<const Tokenizer> tokenizer_;
+  std::optional<ChatTemplate> template_;
+  std::string chat_problem_;
+  std::uint32_t context_tokens_;
+  std::size_t longest_token_bytes_ = 1;
+  std::vector<TokenId> end_tokens_;
+};
+
+}  // namespace plimsoll

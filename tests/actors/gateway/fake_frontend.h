@@ -1,0 +1,176 @@
+// A Frontend without a cluster: answers every generation with `max_tokens` tokens "w0 w1 ...", from
+// a thread of its own, within a window of credit. Model "fake" works, "busy" and "overloaded"
+// refuse, "broken" fails after three tokens. For tests of the gateways.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "actors/frontend.h"
+
+namespace plimsoll {
+
+class FakeFrontend final : public Frontend {
+ public:
+  static constexpr std::uint32_t window = 64;
+
+  ~FakeFrontend() override {
+    const std::lock_guard lock(mutex_);
+    for (auto& thread : threads_) thread.join();
+  }
+
+  std::atomic<int> running{0};
+  std::atomic<int> cancelled{0};
+  std::atomic<std::uint32_t> most_ahead{0};  // tokens sent and not consumed
+  std::atomic<int> token_delay_us{0};
+
+  Result<Caller> authenticate(std::string_view key) const override {
+    if (key == "wrong") return fail(ErrorCode::unauthenticated, "unknown API key");
+    return Caller{TenantId(key.empty() ? "local" : std::string(key)), key != "tenant"};
+  }
+
+  std::shared_ptr<GenerationStream> generate(
+      const Caller&, GenerateRequest request,
+      std::shared_ptr<GenerationListener> listener) override {
+    auto stream = std::make_shared<Stream>();
+    ++running;
+    const std::lock_guard lock(mutex_);
+    threads_.emplace_back([this, stream, request = std::move(request), listener]() mutable {
+      answer(*stream, request, *listener);
+      listener.reset();
+      --running;
+    });
+    return stream;
+  }
+
+  std::function<void()> embed(const Caller&, EmbedRequest request,
+                              EmbedCallback callback) override {
+    if (request.model != "fake") {
+      callback(fail(ErrorCode::not_found, "no model named '" + request.model + "'"));
+      return [] {};
+    }
+    EmbedResponse response;
+    for (std::size_t i = 0; i < request.inputs.size(); ++i) {
+      response.embeddings.push_back({1.0F, static_cast<float>(i)});
+    }
+    response.prompt_tokens = static_cast<std::uint32_t>(request.inputs.size());
+    callback(std::move(response));
+    return [] {};
+  }
+
+  std::vector<ModelCard> models() const override {
+    ModelCard card;
+    card.name = "fake";
+    card.version = "fake@1";
+    card.context_tokens = 4096;
+    return {card};
+  }
+  std::atomic<bool> is_ready{true};
+  bool ready() const override { return is_ready; }
+  ClusterStatus status() const override {
+    ClusterStatus status;
+    status.version = "test";
+    status.nodes.push_back({"node-1", "ready", {{"fake", EngineStats{}}}});
+    return status;
+  }
+  Result<MemoryReport> memory() const override { return make_memory_report(process_ledger()); }
+  std::string metrics() const override { return "plimsoll_test 1\n"; }
+
+ private:
+  struct Stream final : GenerationStream {
+    void cancel() override {
+      const std::lock_guard lock(mutex);
+      is_cancelled = true;
+      changed.notify_all();
+    }
+    void consumed(std::uint32_t tokens) override {
+      const std::lock_guard lock(mutex);
+      outstanding -= tokens;
+      changed.notify_all();
+    }
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool is_cancelled = false;
+    std::uint32_t outstanding = 0;
+  };
+
+  void answer(Stream& stream, const GenerateRequest& request, GenerationListener& listener) {
+    if (request.model == "busy") {
+      listener.on_end({}, Error(ErrorCode::resource_exhausted, "queue full").retry_after(1500));
+      return;
+    }
+    if (request.model == "overloaded") {
+      listener.on_end({}, Error(ErrorCode::resource_exhausted, "no memory")
+                              .with_reason("overloaded")
+                              .retry_after(3000));
+      return;
+    }
+    if (request.model != "fake" && request.model != "broken") {
+      listener.on_end({}, Error(ErrorCode::not_found, "no model named '" + request.model + "'"));
+      return;
+    }
+    GenerationUsage usage{3, 1, 0};
+    for (std::uint32_t choice = 0; choice < request.choices; ++choice) {
+      if (!answer_choice(stream, request, listener, choice, usage)) return;
+    }
+    listener.on_end(usage, std::nullopt);
+  }
+
+  // False if it has ended the request.
+  bool answer_choice(Stream& stream, const GenerateRequest& request, GenerationListener& listener,
+                     std::uint32_t choice, GenerationUsage& usage) {
+    if (request.echo) {
+      GenerationDelta prompt;
+      prompt.choice = choice;
+      prompt.text = "<prompt>";
+      prompt.is_prompt = true;
+      if (request.sampling.top_logprobs >= 0) prompt.tokens.push_back({prompt.text, {}, {}});
+      listener.on_delta(std::move(prompt));
+    }
+    const std::uint32_t count = request.max_tokens.value_or(8);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      if (i == 3 && request.model == "broken") {
+        listener.on_end(usage, Error(ErrorCode::unavailable, "the node is gone"));
+        return false;
+      }
+      if (const int delay = token_delay_us; delay > 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(delay));
+      }
+      {
+        std::unique_lock lock(stream.mutex);
+        stream.changed.wait(lock,
+                            [&] { return stream.is_cancelled || stream.outstanding < window; });
+        if (stream.is_cancelled) {
+          ++cancelled;
+          lock.unlock();
+          listener.on_end(usage, Error(ErrorCode::cancelled, "cancelled"));
+          return false;
+        }
+        ++stream.outstanding;
+        if (stream.outstanding > most_ahead) most_ahead = stream.outstanding;
+      }
+      GenerationDelta delta;
+      delta.choice = choice;
+      delta.text = "w" + std::to_string(i) + " ";
+      delta.token_count = 1;
+      if (request.sampling.top_logprobs >= 0) {
+        auto& token = delta.tokens.emplace_back(TokenText{delta.text, -0.5F, {}});
+        for (int k = 0; k < request.sampling.top_logprobs; ++k) {
+          token.top.push_back({k == 0 ? delta.text : "x" + std::to_string(k), -0.5F * (k + 1)});
+        }
+      }
+      ++usage.completion_tokens;
+      listener.on_delta(std::move(delta));
+    }
+    listener.on_choice_end(choice, FinishReason::length);
+    return true;
+  }
+
+  std::mutex mutex_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace plimsoll

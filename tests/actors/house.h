@@ -1,0 +1,172 @@
+// The actors of a cluster with echo engines, for tests.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <future>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "actors/frontend_impl.h"
+#include "actors/node.h"
+#include "actors/router.h"
+#include "tests/actors/testing.h"
+
+namespace plimsoll::testing {
+
+// Each input's vector is {its number of tokens, its first token}.
+class CountingEmbedder final : public EmbeddingEngine {
+ public:
+  Result<void> submit(EmbeddingRequest request, EmbeddingCallback callback) override {
+    if (hold) {
+      held_.emplace(request.id, std::move(callback));
+      return {};
+    }
+    std::vector<std::vector<float>> out;
+    for (const auto& input : request.inputs) {
+      out.push_back({static_cast<float>(input.size()), static_cast<float>(input[0])});
+    }
+    callback(std::move(out));
+    return {};
+  }
+  void cancel(RequestId id) override {
+    const auto it = held_.find(id);
+    if (it == held_.end()) return;
+    it->second(fail(ErrorCode::cancelled, "cancelled"));
+    held_.erase(it);
+  }
+  void drain(std::chrono::steady_clock::time_point) override {}
+  bool idle() const override { return held_.empty(); }
+  EmbeddingStats stats() const override { return {}; }
+  const ModelInfo& model() const override { return info_; }
+
+  bool hold = false;
+
+ private:
+  std::map<RequestId, EmbeddingCallback> held_;  // used by the node's actor only
+  ModelInfo info_;
+};
+
+struct HouseOptions {
+  int nodes = 1;
+  std::chrono::microseconds step{0};
+  std::uint32_t window = 256;
+  std::uint32_t tenant_sequences = 64;
+  std::uint32_t context = 4096;
+  std::vector<TenantConfig> tenants{};
+  std::uint32_t most_requests = 1000;
+  std::uint64_t most_bytes = 16_MiB;
+  std::chrono::milliseconds deadline{20'000};
+  bool hold_embeddings = false;
+};
+
+struct House {
+  explicit House(HouseOptions options = {})
+      : open(options.most_requests, options.most_bytes),
+        router(spawn_router(system, {{{"local", {.sequences = options.tenant_sequences}},
+                                      {"slow", {.sequences = 64, .requests_per_second = 0.01}}},
+                                     board,
+                                     &ledger})) {
+    for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
+    services.emplace(
+        RequestServices{ledger, *board, metrics, open, router, options.window, options.deadline});
+    std::map<std::string, ClusterFrontend::Served> models;
+    models["m"] = {std::make_shared<TextModel>("m", byte_model_text(), options.context),
+                   ModelKind::causal,
+                   "m@0",
+                   {}};
+    models["e"] = {
+        std::make_shared<TextModel>("e", byte_model_text(), 64), ModelKind::embedding, "e@0", {}};
+    frontend.emplace(system, *services, options.tenants, std::move(models));
+    settle();
+  }
+  ~House() {
+    for (auto& node : nodes) {
+      if (node) caf::anon_send_exit(node, caf::exit_reason::user_shutdown);
+    }
+    open.wait_until_empty(std::chrono::steady_clock::now() + std::chrono::seconds(5));
+    caf::anon_send_exit(router, caf::exit_reason::user_shutdown);
+    system.await_all_actors_done();
+  }
+
+  void add_node(const std::string& name, std::uint64_t epoch, const HouseOptions& options) {
+    auto inbox = std::make_shared<NodeInbox>();
+    auto engine = std::make_unique<EchoEngine>(make_engine_sink(inbox, ledger), options.step);
+    auto embedder = std::make_unique<CountingEmbedder>();
+    embedder->hold = options.hold_embeddings;
+    engines.push_back(engine.get());
+    NodeConfig config{.name = name,
+                      .epoch = epoch,
+                      .engines = {},
+                      .inbox = inbox,
+                      .ledger = &ledger,
+                      .heartbeat = std::chrono::milliseconds(10)};
+    config.engines.push_back({"m", nullptr, std::move(engine), nullptr});
+    config.engines.push_back({"e", nullptr, nullptr, std::move(embedder)});
+    nodes.push_back(spawn_node(system, std::move(config)));
+    introduce(router, nodes.back(), {name, epoch, 1.0, {"m", "e"}});
+  }
+
+  // Until the router has read what was sent to it so far.
+  void settle() {
+    caf::scoped_actor self(system);
+    self->request(router, caf::infinite, CancelSequences{})
+        .receive([] {}, [](const caf::error& error) { FAIL() << caf::to_string(error); });
+  }
+
+  std::shared_ptr<Listener> generate(GenerateRequest request, bool consume = true) {
+    auto listener = std::make_shared<Listener>();
+    const std::lock_guard lock(listener->mutex);  // deltas wait for `stream`
+    listener->consume = consume;
+    listener->stream = frontend->generate(caller, std::move(request), listener);
+    return listener;
+  }
+  std::shared_ptr<Listener> generate(const std::string& prompt, std::uint32_t max_tokens,
+                                     bool consume = true) {
+    GenerateRequest request;
+    request.model = "m";
+    request.input = prompt;
+    request.max_tokens = max_tokens;
+    request.ignore_eos = true;
+    return generate(std::move(request), consume);
+  }
+  static GenerateRequest text(const std::string& prompt) {
+    GenerateRequest request;
+    request.model = "m";
+    request.input = prompt;
+    return request;
+  }
+  Result<EmbedResponse> embed(EmbedRequest request) {
+    std::promise<Result<EmbedResponse>> promise;
+    frontend->embed(caller, std::move(request),
+                    [&](Result<EmbedResponse> r) { promise.set_value(std::move(r)); });
+    return promise.get_future().get();
+  }
+
+  std::int64_t held(Component component) const {
+    std::int64_t bytes = 0;
+    for (const auto& row : ledger.snapshot()) {
+      if (row.component == component) bytes += row.bytes;
+    }
+    return bytes;
+  }
+
+  Ledger ledger;
+  std::shared_ptr<Board> board = std::make_shared<Board>();
+  Metrics metrics;
+  OpenRequests open;
+  ActorSystemConfig config{2};
+  caf::actor_system system{config};
+  RouterActor router;
+  std::vector<NodeActor> nodes;
+  std::vector<EchoEngine*> engines;  // owned by the nodes
+  std::optional<RequestServices> services;
+  std::optional<ClusterFrontend> frontend;
+  Caller caller{TenantId("local"), true};
+};
+
+}  // namespace plimsoll::testing
