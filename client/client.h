@@ -1,0 +1,179 @@
+// The Plimsoll C++ SDK: generate, chat and embed against a Plimsoll server, over Cap'n Proto RPC.
+//
+//   plimsoll::client::Client client({.address = "127.0.0.1:8081"});
+//   client.generate({.model = "smollm2-135m-instruct", .prompt = "Once upon a time"},
+//                   [](const auto& delta) { std::cout << delta.text << std::flush; return true; });
+//
+// This header needs the standard library only. Calls block; several threads may use one Client.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace plimsoll::client {
+
+// Every failure of a call. `code` is the server's ("invalid_argument", "resource_exhausted", ...;
+// "unavailable" if the server cannot be reached or went away).
+class Error : public std::runtime_error {
+ public:
+  Error(std::string code, const std::string& message, std::string reason = {},
+        std::uint32_t retry_after_ms = 0)
+      : std::runtime_error(message),
+        code(std::move(code)),
+        reason(std::move(reason)),
+        retry_after_ms(retry_after_ms) {}
+  std::string code;
+  std::string reason;
+  std::uint32_t retry_after_ms;  // 0: retrying is of no use, or no estimate
+};
+
+struct Options {
+  std::string address = "127.0.0.1:8081";  // HOST:PORT
+  std::string api_key = {};                // empty: the anonymous local tenant
+  // PEM file of the CA that signed the server's certificate; empty: no TLS. The certificate must
+  // name the host as a DNS name.
+  std::string ca_file = {};
+  std::uint32_t connect_timeout_ms = 5000;
+};
+
+struct Message {
+  std::string role;  // system, user or assistant
+  std::string content;
+};
+
+struct GenerateRequest {
+  std::string model = {};
+  // Exactly one of these three is given:
+  std::vector<Message> messages = {};     // a chat
+  std::string prompt = {};                // a text to go on from
+  std::vector<std::int32_t> tokens = {};  // its token ids
+  std::uint32_t max_tokens = 0;           // 0: the rest of the context
+  float temperature = 1.0F;
+  float top_p = 1.0F;
+  std::int32_t top_k = 0;
+  float min_p = 0.0F;
+  float presence_penalty = 0.0F;
+  float frequency_penalty = 0.0F;
+  std::optional<std::uint64_t> seed = {};
+  std::vector<std::string> stop = {};
+  std::int32_t top_logprobs = -1;  // -1: none; n: the token's own and the n likeliest
+  std::uint32_t choices = 1;
+  bool echo = false;
+  bool ignore_eos = false;
+  std::uint32_t deadline_ms = 0;  // 0: the server's default
+};
+
+struct Token {
+  std::string bytes;  // may be an incomplete UTF-8 sequence
+  float logprob = 0.0F;
+  std::vector<std::pair<std::string, float>> top;
+};
+
+struct Delta {
+  std::uint32_t choice = 0;
+  std::string text;  // valid UTF-8
+  std::vector<Token> tokens;
+  bool is_prompt = false;
+};
+
+struct Usage {
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t cached_tokens = 0;
+  std::uint32_t completion_tokens = 0;
+};
+
+struct Generation {
+  struct Choice {
+    std::string text;
+    std::string finish_reason;  // stop, length or cancelled
+  };
+  std::vector<Choice> choices;
+  Usage usage;
+};
+
+struct Embeddings {
+  std::vector<std::vector<float>> vectors;  // one for each input, of length 1
+  std::uint32_t prompt_tokens = 0;
+};
+
+struct Model {
+  std::string name;
+  std::string version;
+  std::string kind;  // causal or embedding
+  std::string architecture;
+  std::string quantization;
+  std::uint32_t context_tokens = 0;
+  std::uint32_t hidden = 0;
+  std::uint64_t parameters = 0;
+};
+
+// What one model's engine on one node is doing; the totals are since its start.
+struct EngineStatus {
+  std::string model;
+  std::uint32_t waiting = 0, running = 0, paused = 0;
+  std::uint32_t kv_blocks_total = 0, kv_blocks_used = 0, kv_blocks_cached = 0;
+  std::uint64_t steps_total = 0, prompt_tokens_total = 0, cached_prompt_tokens_total = 0;
+  std::uint64_t generated_tokens_total = 0, preemptions_total = 0;
+  std::uint64_t finished_total = 0, refused_total = 0, cancelled_total = 0;
+  double step_seconds_total = 0;
+};
+struct NodeStatus {
+  std::string name;
+  std::string state;
+  std::vector<EngineStatus> engines;
+};
+struct Status {
+  std::string version;
+  double uptime_seconds = 0;
+  std::string pressure;  // green, yellow, orange or red
+  std::vector<NodeStatus> nodes;
+};
+
+struct MemoryRow {
+  std::string component, model, tenant, kind;
+  std::int64_t bytes = 0, peak_bytes = 0;
+  std::int64_t resident_bytes = 0;  // what of it is in memory
+};
+struct Memory {
+  std::vector<MemoryRow> rows;
+  std::uint64_t rss_bytes = 0, pss_bytes = 0, anonymous_bytes = 0, file_bytes = 0;
+  std::int64_t ledger_anonymous_bytes = 0, ledger_touched_bytes = 0, ledger_mapped_bytes = 0;
+  std::int64_t unattributed_bytes = 0;
+  std::optional<std::int64_t> cgroup_limit_bytes, cgroup_current_bytes, oom_kills;
+  std::optional<std::int64_t> allocator_allocated_bytes, allocator_active_bytes;
+  std::optional<double> pressure_some_avg10;  // percent
+};
+
+class Client {
+ public:
+  explicit Client(Options options = {});  // connects; throws Error
+  ~Client();
+  Client(Client&&) noexcept;
+  Client& operator=(Client&&) noexcept;
+
+  // Called with each piece as it arrives, on a thread of the SDK; the server waits while it runs.
+  // Returning false cancels.
+  using OnDelta = std::function<bool(const Delta&)>;
+  // Returns when the answer is complete or cancelled (by on_delta, or by `stop`).
+  Generation generate(const GenerateRequest& request, const OnDelta& on_delta = {},
+                      std::stop_token stop = {});
+  Embeddings embed(const std::string& model, const std::vector<std::string>& inputs);
+  std::vector<Model> models();
+
+  // These need a key with the operator's rights.
+  Status status();
+  Memory memory();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace plimsoll::client
