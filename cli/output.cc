@@ -1,0 +1,86 @@
+#include "cli/output.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace plimsoll::cli {
+
+namespace {
+
+// Columns a UTF-8 string takes, counting each code point as one: names and numbers need no more.
+std::size_t width(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+}  // namespace
+
+std::string Table::text() const {
+  std::vector<std::size_t> widths;
+  for (const auto& column : columns_) widths.push_back(width(column.title));
+  for (const auto& row : rows_) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width(row[i]));
+  }
+  std::string out;
+  const auto line = [&](auto&& cell) {
+    std::string text;
+    for (std::size_t i = 0; i < columns_.size(); ++i) {
+      const std::string& value = cell(i);
+      const std::string padding(widths[i] - width(value), ' ');
+      text += columns_[i].right ? padding + value : value + padding;
+      text += "  ";
+    }
+    text.erase(text.find_last_not_of(' ') + 1);
+    out += text + "\n";
+  };
+  line([&](std::size_t i) -> const std::string& { return columns_[i].title; });
+  for (const auto& row : rows_) {
+    line([&](std::size_t i) -> const std::string& { return row[i]; });
+  }
+  return out;
+}
+
+std::string human_bytes(std::int64_t bytes) {
+  static constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  while (std::abs(value) >= 1024 && unit < 4) {
+    value /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, units[unit]);
+}
+
+std::string human_duration(double seconds) {
+  const auto s = static_cast<std::int64_t>(seconds);
+  if (s >= 86400) return fmt::format("{}d {}h", s / 86400, s % 86400 / 3600);
+  if (s >= 3600) return fmt::format("{}h {}m", s / 3600, s % 3600 / 60);
+  if (s >= 60) return fmt::format("{}m {}s", s / 60, s % 60);
+  return fmt::format("{}s", s);
+}
+
+ProgressBar::ProgressBar(std::string label)
+    : label_(std::move(label)), terminal_(isatty(STDERR_FILENO) == 1) {}
+
+ProgressBar::~ProgressBar() {
+  if (terminal_ && shown_permille_ >= 0) std::fputs("\r\033[K", stderr);
+}
+
+void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
+  if (!terminal_ || total == 0) return;
+  const int permille = static_cast<int>(std::min(done, total) * 1000 / total);
+  if (permille == shown_permille_) return;
+  shown_permille_ = permille;
+  constexpr int cells = 30;
+  const int full = permille * cells / 1000;
+  std::string bar;
+  for (int i = 0; i < cells; ++i) bar += i < full ? "█" : "░";
+  fmt::print(stderr, "\r{} {} {:3}%  {} / {}\033[K", label_, bar, permille / 10,
+             human_bytes(static_cast<std::int64_t>(done)),
+             human_bytes(static_cast<std::int64_t>(total)));
+}
+
+}  // namespace plimsoll::cli
