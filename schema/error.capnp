@@ -7,6 +7,7 @@ $Cxx.namespace("plimsoll::schema");
 struct Error {
   code @0 :Text;
   # invalid_argument, unauthenticated, permission_denied, not_found, unsupported,
+  # already_exists, failed_precondition,
   # resource_exhausted, unavailable, deadline_exceeded, cancelled or internal.
   message @1 :Text;
   reason @2 :Text;

@@ -12,7 +12,7 @@ FOLDERS = {
     "cli": {"client", "actors", "cluster", "storage", "engine", "schema"},
     "actors": {"cluster", "storage", "engine", "schema"},
     "client": {"schema"},
-    "storage": {"schema"},
+    "storage": {"engine", "schema"},  # of the engine: base and memory
     "cluster": set(),
     "engine": set(),
     "schema": set(),
@@ -26,6 +26,7 @@ LIBRARIES = {
     "kj/": {"actors", "client"},
     "capnp/": {"actors", "client", "storage"},
     "rocksdb/": {"storage"},
+    "curl/": {"storage"},
     "hwy/": {"engine"},
     "pcre2.h": {"engine"},
     "utf8proc.h": {"engine"},

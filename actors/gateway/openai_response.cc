@@ -321,6 +321,8 @@ int http_status(const Error& error) {
     case ErrorCode::unauthenticated: return 401;
     case ErrorCode::permission_denied: return 403;
     case ErrorCode::not_found: return 404;
+    case ErrorCode::already_exists:
+    case ErrorCode::failed_precondition: return 409;
     case ErrorCode::resource_exhausted: return error.reason == "overloaded" ? 503 : 429;
     case ErrorCode::unavailable: return 503;
     case ErrorCode::deadline_exceeded: return 504;

@@ -8,6 +8,8 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::unauthenticated: return "unauthenticated";
     case ErrorCode::permission_denied: return "permission_denied";
     case ErrorCode::not_found: return "not_found";
+    case ErrorCode::already_exists: return "already_exists";
+    case ErrorCode::failed_precondition: return "failed_precondition";
     case ErrorCode::malformed: return "malformed";
     case ErrorCode::unsupported: return "unsupported";
     case ErrorCode::resource_exhausted: return "resource_exhausted";

@@ -13,17 +13,19 @@
 namespace plimsoll {
 
 enum class ErrorCode : std::uint8_t {
-  invalid_argument,    // the caller's input is wrong; the same call will fail again
-  unauthenticated,     // no credential, or one that is not known
-  permission_denied,   // the credential is known and may not do this
-  not_found,           // no such model, tenant, file, ...
-  malformed,           // a file or message breaks its format; `offset` says where
-  unsupported,         // well-formed, but not something this build handles
-  resource_exhausted,  // a budget is spent; `retry_after_ms` says when to come again
-  unavailable,         // not now: starting, draining, or a peer is gone; retryable
-  deadline_exceeded,   // the caller's or the operator's time limit passed
-  cancelled,           // the caller went away or asked to stop
-  internal,            // a bug on our side
+  invalid_argument,     // the caller's input is wrong; the same call will fail again
+  unauthenticated,      // no credential, or one that is not known
+  permission_denied,    // the credential is known and may not do this
+  not_found,            // no such model, tenant, file, ...
+  already_exists,       // the name is taken
+  failed_precondition,  // not in this state; what must be done first is said
+  malformed,            // a file or message breaks its format; `offset` says where
+  unsupported,          // well-formed, but not something this build handles
+  resource_exhausted,   // a budget is spent; `retry_after_ms` says when to come again
+  unavailable,          // not now: starting, draining, or a peer is gone; retryable
+  deadline_exceeded,    // the caller's or the operator's time limit passed
+  cancelled,            // the caller went away or asked to stop
+  internal,             // a bug on our side
 };
 
 // The stable, machine-readable name of a code ("invalid_argument", ...).

@@ -1,0 +1,67 @@
+// A tenant as the cluster keeps it: its tier, what it may use, and what it has used.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace plimsoll::cluster {
+
+// What a tenant paid for. A tier's weight is its share of contended service next to the others'
+// (virtual token counters), and the size of its home set.
+enum class Tier : std::uint8_t { guaranteed, standard, best_effort };
+constexpr double weight_of(Tier tier) {
+  return tier == Tier::guaranteed ? 4.0 : tier == Tier::standard ? 2.0 : 1.0;
+}
+std::string_view to_string(Tier tier);  // "guaranteed", "standard", "best-effort"
+
+// Limits over the whole cluster. 0 means no limit, unless said otherwise.
+struct Quota {
+  double requests_per_second = 0;
+  double prompt_tokens_per_second = 0;
+  double generated_tokens_per_second = 0;
+  double burst_seconds = 6;      // of each rate may come at once
+  std::uint32_t sequences = 64;  // waiting and running; never 0
+  std::uint64_t kv_bytes = 0;
+  std::uint64_t cache_bytes = 0;
+  std::uint32_t prompt_tokens = 0;     // of one request
+  std::uint32_t generated_tokens = 0;  // of one sequence
+  std::uint32_t deadline_ms = 0;       // longest that a request may ask for
+  std::vector<std::string> models;     // allowed; empty: all
+
+  bool operator==(const Quota&) const = default;
+};
+
+struct ApiKey {
+  std::string sha256;           // lower-case hex; keys themselves are never kept
+  std::uint64_t created_s = 0;  // Unix time
+  std::uint64_t expires_s = 0;  // 0: never. A rotated key stays valid for a while.
+  bool operator==(const ApiKey&) const = default;
+};
+
+struct Tenant {
+  std::string name;  // [a-z0-9][a-z0-9_.-]{0,62}
+  Tier tier = Tier::standard;
+  Quota quota;
+  bool suspended = false;
+  bool is_operator = false;
+  std::vector<ApiKey> keys;
+  bool operator==(const Tenant&) const = default;
+};
+
+// What a tenant has used since it was created, or one router's part of it. Grows only.
+struct Usage {
+  std::uint64_t requests = 0;
+  std::uint64_t prompt_tokens = 0;
+  std::uint64_t cached_tokens = 0;  // of the prompt's, those that were not computed
+  std::uint64_t generated_tokens = 0;
+  double kv_byte_seconds = 0;
+  std::map<std::string, std::uint64_t> rejections;  // by reason: "tenant_rate", ...
+
+  Usage& operator+=(const Usage& other);
+  bool operator==(const Usage&) const = default;
+};
+
+}  // namespace plimsoll::cluster
