@@ -63,12 +63,18 @@ def test_requests_are_returned_when_they_end(server):
 
 
 def test_steady_load_does_not_grow(server):
+    def outside_kv():
+        """The prefix cache may fill its budget; everything else stays as it was."""
+        memory = report(server)
+        kv = sum(r["resident_bytes"] for r in memory["rows"] if r["component"] == "kv")
+        return memory["anonymous_bytes"] - kv
+
     load(server, 8)
-    before = report(server)["anonymous_bytes"]
+    before = outside_kv()
     for _ in range(3):
         load(server, 8)
-    after = report(server)["anonymous_bytes"]
-    assert after - before < 24 << 20, (before, after)
+    after = outside_kv()
+    assert after - before < 16 << 20, (before, after)
 
 
 def test_metrics_hold_the_same_ledger(server):
