@@ -2,10 +2,11 @@
 //
 // A node is given up when nothing came from it for `timeout`, or when it holds work and did not do
 // a step of it for `stuck`: a node that hangs is as dead as one that left. A node is slow when its
-// answers take clearly longer than its peers' (median and median absolute deviation over nodes):
-// it gets a smaller part of what is new.
+// answers or its first tokens take clearly longer than its peers' (median and median absolute
+// deviation over nodes): it gets a smaller part of what is new.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -52,16 +53,26 @@ class Health {
   std::optional<Time> last_heard(const std::string& node) const;
 
  private:
+  enum Signal : std::uint8_t { first_token, round_trip };
+  struct Average {
+    double seconds = 0;
+    bool known = false;
+    std::uint32_t age = 0;  // heartbeats since the last sample
+  };
   struct Node {
     Time heard{0};
     Time progress{0};
     std::uint64_t steps = 0;
     std::uint32_t sequences = 0;
-    double latency_s = 0;  // moving average
-    bool has_latency = false;
+    Average averages[2]{};  // by signal
   };
+  void sample(Node& node, Signal signal, double seconds);
+
   HealthConfig config_;
   std::map<std::string, Node> nodes_;
+  // By signal: above which a node is slow, and the samples since that was computed.
+  double limits_[2] = {1e300, 1e300};
+  std::size_t samples_[2] = {0, 0};
 };
 
 }  // namespace plimsoll::cluster

@@ -26,13 +26,17 @@ struct QuotaLease {
 struct LeaseConfig {
   std::uint64_t duration_ms = 3000;  // renewed at a third of it
   std::uint64_t clock_skew_ms = 500;
-  double floor = 0.05;  // least share of a router that is alive, so that a new client gets in
+  // Least share of a router that is alive, so that a new client gets in; all of them together take
+  // no more than a quarter.
+  double floor = 0.05;
 };
 
 // `router` renews its share at `now_ms`, with its demand. Expired shares of others are freed (after
-// the skew), live ones are never shrunk below what their holders may still use: a router gives up
-// only its own surplus, at its own renewals, and takes only what is free. Converges to shares in
-// proportion to demand (max-min fair where demand exceeds the quota).
+// the skew), live ones are never touched: a router gives up only its own surplus, at its own
+// renewals, and takes only what is free. Converges in a few rounds to shares in proportion to
+// demand where all of it fits, to max-min fair ones where it does not. What a renewal gives up may
+// be taken as soon as it is stored: until it is known to be stored, its writer uses no more than
+// the smaller of its old and its new share.
 QuotaLease renew(QuotaLease lease, const std::string& router, double demand, std::uint64_t now_ms,
                  const LeaseConfig& config = {});
 // What `router` may use of the lease now, and until when by its own clock.
@@ -40,6 +44,6 @@ struct Granted {
   double share = 0;
   std::uint64_t until_ms = 0;
 };
-Granted granted(const QuotaLease& lease, const std::string& router, const LeaseConfig& config = {});
+Granted granted(const QuotaLease& lease, const std::string& router);
 
 }  // namespace plimsoll::cluster

@@ -4,14 +4,18 @@
 // (cluster/lease.h), so that all routers together never give more than the quota; a router whose
 // lease ran out gives nothing. Generated tokens are debited as they come: the bucket may go
 // negative, and then the next request waits until it is paid back.
+//
+// How far off the routers together may be: a share that grows brings no tokens with it, only a
+// faster refill, so over any time no more gets through than the quota's burst and rate, plus one
+// full bucket of its first share for a router that starts, plus one request a router that is larger
+// than its share of a bucket (it waits for a full bucket, which then goes into debt). Caps on what
+// is held at once count what was started: where a share shrinks, what its router holds runs out.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "cluster/tenant.h"
 
@@ -22,7 +26,7 @@ using Time = std::chrono::duration<double>;
 
 // What a request asks for.
 struct Ask {
-  std::string model;
+  std::string model{};
   std::uint32_t sequences = 1;
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
@@ -36,6 +40,7 @@ enum class Verdict : std::uint8_t {
   model,           // not among those allowed
   prompt_length,   // prompt_tokens over the quota of one request
   generation_cap,  // generated_tokens over the quota of one sequence
+  lease,           // this router holds no share of the quota at present
   sequences,       // too many at once
   kv_bytes,        // too much KV memory at once
   requests_rate,   // one of the three buckets is empty
@@ -54,25 +59,27 @@ struct RateState {
 
 struct Decision {
   Verdict verdict = Verdict::admitted;
-  // With the rate verdicts, when to come again; 0: never, the request is larger than the bucket.
+  // When to come again: to the millisecond with the rate verdicts, a guess with `lease` and the
+  // caps. 0: never, the request is larger than the whole limit, or of a kind that is refused.
   std::chrono::milliseconds retry_after{0};
-  double limit = 0;  // the limit that was hit, and what is taken of it
+  double limit = 0;  // the limit that was hit (this router's part), and what is taken of it
   double used = 0;
   double asked = 0;
-  RateState requests, prompt_tokens, generated_tokens;  // as they are after this decision
+  RateState requests{}, prompt_tokens{}, generated_tokens{};  // as they are after this decision
 };
 
 class Quotas {
  public:
   // A tenant that is new, or whose record changed. What it holds stays; buckets keep their level.
+  // A new one has no share yet.
   void set_tenant(const Tenant& tenant, Time now);
   void remove_tenant(const std::string& name);  // what it holds is forgotten when released
   const Tenant* find(const std::string& name) const;
 
   // This router's part of every limit of the tenant, until `expires`. Without leases in use (one
   // router), give share 1 and no expiry. A share also scales `sequences` and `kv_bytes`, rounded
-  // up, never below 1 sequence while the lease holds.
-  void set_share(const std::string& tenant, double share, Time expires);
+  // up; who holds none may start one request within the whole limit while the lease holds.
+  void set_share(const std::string& tenant, double share, Time expires, Time now);
   static constexpr Time no_expiry{1e300};
 
   // All of it, or nothing. What was admitted is given back with release().
@@ -87,19 +94,28 @@ class Quotas {
 
  private:
   struct Bucket {
+    double rate = 0;  // of the whole quota; 0: no limit
     double level = 0;
-    Time filled{0};
+    double asked = 0;  // of the whole quota's rate, lately
   };
   struct State {
     Tenant tenant;
-    double share = 1;
-    Time lease_end = no_expiry;
+    bool removed = false;  // but it still holds something
+    double share = 0;
+    Time lease_end{0};
+    bool started = false;  // it has had a share: buckets began full, once
     std::uint32_t sequences = 0;
     std::uint64_t kv_bytes = 0;
+    double wanted = 0;  // of the caps on what is held at once, lately
     Bucket requests, prompt, generated;
-    double demand = 0;
-    Time demand_at{0};
+    Time updated{0};  // buckets and averages
   };
+  static double capacity(const State& state, const Bucket& bucket, double share);
+  static void update(State& state, Time now);
+  static RateState rate_state(const State& state, const Bucket& bucket);
+  static Decision decide(State& state, const Ask& ask, Time now);
+  void drop_if_empty(const std::string& tenant);
+
   std::map<std::string, State> tenants_;
 };
 

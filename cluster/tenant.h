@@ -29,7 +29,7 @@ struct Quota {
   std::uint32_t prompt_tokens = 0;     // of one request
   std::uint32_t generated_tokens = 0;  // of one sequence
   std::uint32_t deadline_ms = 0;       // longest that a request may ask for
-  std::vector<std::string> models;     // allowed; empty: all
+  std::vector<std::string> models{};   // allowed; empty: all
 
   bool operator==(const Quota&) const = default;
 };
