@@ -26,7 +26,14 @@ struct ChatMessage {
   std::string content;  // valid UTF-8
 };
 
+// What a client that lost its server has of one choice; see schema/inference.capnp.
+struct ReceivedChoice {
+  std::vector<TokenId> tokens;
+  std::uint64_t text_bytes = 0;
+};
+
 struct GenerateRequest {
+  std::string id;  // the client's own name for it, for the log; may be empty
   std::string model;
   std::variant<std::vector<ChatMessage>, std::string, std::vector<TokenId>> input;
   SamplingParams sampling;
@@ -37,6 +44,8 @@ struct GenerateRequest {
   bool echo = false;                        // the prompt comes first, with logprobs if asked for
   bool ignore_eos = false;
   std::uint32_t deadline_ms = 0;  // 0: the operator's default
+  // To go on with an answer that another server began: empty, or one for each choice.
+  std::vector<ReceivedChoice> resumed;
 };
 
 // One token as text, for log-probabilities. `bytes` may be an incomplete UTF-8 sequence.
@@ -55,7 +64,8 @@ struct TokenText {
 struct GenerationDelta {
   std::uint32_t choice = 0;
   std::string text;
-  std::vector<TokenText> tokens;  // filled if logprobs were asked for
+  std::vector<TokenId> ids;       // the tokens whose text is out with this, the oldest first
+  std::vector<TokenText> tokens;  // the same ones, if logprobs were asked for
   std::uint32_t token_count = 0;  // for flow control: give it back through consumed()
   bool is_prompt = false;         // the echoed prompt
 };

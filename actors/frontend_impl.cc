@@ -27,6 +27,9 @@ std::uint64_t heap_bytes(const GenerateRequest& request) {
     bytes += std::get<std::vector<TokenId>>(request.input).capacity() * sizeof(TokenId);
   }
   for (const auto& stop : request.stop) bytes += sizeof(stop) + stop.capacity();
+  for (const auto& received : request.resumed) {
+    bytes += sizeof(received) + received.tokens.capacity() * sizeof(TokenId);
+  }
   return bytes + request.sampling.logit_bias.capacity() * sizeof(std::pair<TokenId, float>);
 }
 

@@ -314,7 +314,7 @@ struct RouterState {
     SubmitStream request = stream.request;
     request.deadline_ms = static_cast<std::uint32_t>(left.count());
     SequenceSpec spec = sequence.spec;
-    spec.resumed = sequence.emitted;
+    spec.resumed.insert(spec.resumed.end(), sequence.emitted.begin(), sequence.emitted.end());
     const auto unused =
         sequence.granted - std::min<std::uint64_t>(sequence.granted, sequence.emitted.size());
     spec.credit = static_cast<std::uint32_t>(std::min<std::uint64_t>(unused, ~0U));

@@ -18,7 +18,9 @@ struct Choice {
       : text(tokenizer, std::move(stops)) {}
 
   TextStream text;
-  std::deque<TokenText> unsent;   // log-probabilities of tokens whose text is held back
+  std::deque<TokenId> held;       // tokens whose text is held back
+  std::deque<TokenText> unsent;   // their log-probabilities, if asked for
+  std::vector<TokenId> ids;       // tokens that are done with and in no delta yet
   std::uint32_t uncounted = 0;    // tokens that no delta has reported
   std::uint32_t owed_credit = 0;  // taken by the client, not given back to the engine
   bool echoed = false;
@@ -53,6 +55,7 @@ struct StreamState {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> in_flight;  // (choice, tokens), a FIFO
   std::size_t in_flight_begin = 0;
   GenerationUsage usage;
+  std::uint32_t resumed_tokens = 0;  // of usage.completion_tokens, those generated elsewhere
   std::optional<Error> error;
   bool submitted = false;
   bool ended = false;
@@ -75,7 +78,10 @@ struct StreamState {
                      .retry_after(1000));
     }
     const auto& model = *open->model;
-    if (auto valid = model.check(request()); !valid) return end(std::move(valid.error()));
+    if (auto valid = model.check(request()); !valid) {
+      open->request.id.clear();  // it may not be fit for the log
+      return end(std::move(valid.error()));
+    }
     auto prompt = model.encode(request());
     if (!prompt) return end(std::move(prompt.error()));
     auto cap = model.generation_cap(request(), prompt->size());
@@ -92,16 +98,20 @@ struct StreamState {
       deadline = std::min(deadline, std::chrono::milliseconds(request().deadline_ms));
     }
     submit.deadline_ms = static_cast<std::uint32_t>(std::min<std::int64_t>(deadline.count(), ~0U));
+    unfinished = request().choices;
     for (std::uint32_t i = 0; i < request().choices; ++i) {
+      choices.emplace_back(tokenizer(), request().stop);
       SequenceSpec spec;
       spec.id = id_of(i);
       spec.seed = request().seed.value_or(0) + i;
       spec.credit = open->services->window_tokens;
-      spec.prompt_logprobs = request().echo && (wants_logprobs() || *cap == 0);
+      if (i < request().resumed.size() && !resume(i, spec)) continue;
+      spec.prompt_logprobs =
+          request().echo && !choices[i].echoed && (wants_logprobs() || *cap == 0);
       submit.sequences.push_back(std::move(spec));
-      choices.emplace_back(tokenizer(), request().stop);
     }
     usage.prompt_tokens = static_cast<std::uint32_t>(prompt->size());
+    if (unfinished == 0) return end({});
     if (request().echo) {
       const auto* text = std::get_if<std::string>(&request().input);
       prompt_text =
@@ -110,10 +120,34 @@ struct StreamState {
     submit.prompt = std::move(*prompt);
     open->request.input = std::string();  // the text has become tokens
     open->request.stop.clear();
-    open->charge.resize(prompt_text.capacity() + token_bytes(0));
-    unfinished = request().choices;
+    open->request.resumed.clear();
+    open->charge.resize(prompt_text.capacity() + token_bytes(usage.completion_tokens));
     submitted = true;
     self->send(open->services->router, std::move(submit), StreamSink(self));
+  }
+
+  // Takes up a choice behind what its client has of it. False if that ends in a stop string
+  // already.
+  bool resume(std::uint32_t index, SequenceSpec& spec) {
+    Choice& choice = choices[index];
+    auto& received = open->request.resumed[index];
+    const auto count = static_cast<std::uint32_t>(received.tokens.size());
+    resumed_tokens += count;
+    usage.completion_tokens += count;
+    choice.echoed = count > 0;
+    auto piece = choice.text.resume(received.tokens, received.text_bytes);
+    spec.resumed = std::move(received.tokens);
+    if (!piece.text.empty()) {
+      GenerationDelta delta;
+      delta.choice = index;
+      delta.text = std::move(piece.text);
+      open->listener->on_delta(std::move(delta));
+    }
+    if (!piece.stopped) return true;
+    close(index, FinishReason::stop);
+    choice.finished = true;
+    --unfinished;
+    return false;
   }
 
   // What the router keeps for a replay, and this actor. The engine charges its own copy.
@@ -185,7 +219,10 @@ struct StreamState {
     const auto take = [&](TextStream::Piece piece) {
       delta.text += piece.text;
       stopped = piece.stopped;
-      for (; piece.tokens > 0 && !choice.unsent.empty(); --piece.tokens) {
+      for (; piece.tokens > 0; --piece.tokens) {
+        choice.ids.push_back(choice.held.front());
+        choice.held.pop_front();
+        if (!wants_logprobs()) continue;
         delta.tokens.push_back(std::move(choice.unsent.front()));
         choice.unsent.pop_front();
       }
@@ -193,6 +230,7 @@ struct StreamState {
     std::uint32_t taken = 0;
     for (const auto& token : event.tokens) {
       ++taken;
+      choice.held.push_back(token.id);
       if (wants_logprobs()) choice.unsent.push_back(token_text(token));
       take(choice.text.push(token.id));
       if (stopped) break;
@@ -206,6 +244,7 @@ struct StreamState {
       give_back(index, std::exchange(choice.uncounted, 0));
       return stopped;
     }
+    delta.ids = std::exchange(choice.ids, {});
     delta.token_count = std::exchange(choice.uncounted, 0);
     if (delta.token_count > 0) in_flight.emplace_back(index, delta.token_count);
     open->listener->on_delta(std::move(delta));
@@ -296,13 +335,16 @@ struct StreamState {
     ended = true;
     auto& services = *open->services;
     const std::string model = open->model ? open->model->name() : "unknown";
+    GenerationUsage here = usage;  // the server that generated the rest has counted it
+    here.completion_tokens -= resumed_tokens;
     services.metrics.request_ended(Metrics::Operation::generate, open->caller.tenant, model,
-                                   why ? std::optional(why->code) : std::nullopt, usage);
+                                   why ? std::optional(why->code) : std::nullopt, here);
     spdlog::debug(
-        "event=request_end request={} tenant={} model={} code={} prompt_tokens={} "
-        "cached_tokens={} completion_tokens={}",
-        open->id.get(), open->caller.tenant.get(), model, why ? to_string(why->code) : "ok",
-        usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens);
+        "event=request_end request={} id={} tenant={} model={} code={} prompt_tokens={} "
+        "cached_tokens={} completion_tokens={} resumed_tokens={}",
+        open->id.get(), open->request.id.empty() ? "-" : open->request.id,
+        open->caller.tenant.get(), model, why ? to_string(why->code) : "ok", usage.prompt_tokens,
+        usage.cached_tokens, usage.completion_tokens, resumed_tokens);
     const auto listener = std::move(open->listener);
     choices.clear();
     open->charge.reset();

@@ -19,6 +19,14 @@ Error too_long(std::string param, std::string message) {
       .with_reason("context_length_exceeded");
 }
 
+// What may stand in a log line as it is.
+bool is_name(std::string_view id) {
+  return id.size() <= RequestLimits::id_bytes && std::ranges::all_of(id, [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                  c == '.' || c == '_' || c == ':' || c == '-';
+         });
+}
+
 bool known_role(std::string_view role) {
   return role == "system" || role == "user" || role == "assistant" || role == "tool";
 }
@@ -61,6 +69,19 @@ Result<void> TextModel::check(const GenerateRequest& request) const {
       return fail(bad("stop", fmt::format("a stop string of {} bytes; it must have 1 to {}",
                                           stop.size(), RequestLimits::stop_bytes)));
     }
+  }
+  if (!is_name(request.id)) {
+    return fail(bad("requestId", fmt::format("requestId must be at most {} letters, digits and "
+                                             "\"._:-\"",
+                                             RequestLimits::id_bytes)));
+  }
+  if (!request.resumed.empty() && request.resumed.size() != request.choices) {
+    return fail(bad("resume", fmt::format("resume has {} choices of {}: give each its own, or none",
+                                          request.resumed.size(), request.choices)));
+  }
+  for (const auto& received : request.resumed) {
+    if (received.tokens.empty()) continue;
+    if (auto valid = check_tokens(received.tokens, "resume"); !valid) return valid;
   }
   if (request.max_tokens == 0U && !request.echo) {
     return fail(bad("max_tokens", "max_tokens is 0; only a request with echo may have that"));
@@ -174,20 +195,26 @@ Result<std::vector<TokenId>> TextModel::encode_chat(
 Result<std::uint32_t> TextModel::generation_cap(const GenerateRequest& request,
                                                 std::size_t prompt_tokens) const {
   const auto left = static_cast<std::uint32_t>(context_tokens_ - prompt_tokens);
-  if (!request.max_tokens) {
-    if (left > 0) return left;
+  if (!request.max_tokens && left == 0) {
     return fail(too_long(input_param(request),
                          fmt::format("the input's {} tokens fill the context of {}: no room is "
                                      "left for an answer",
                                      prompt_tokens, context_tokens_)));
   }
-  if (*request.max_tokens > left) {
+  const std::uint32_t cap = request.max_tokens.value_or(left);
+  if (cap > left) {
     return fail(too_long("max_tokens",
                          fmt::format("the input has {} tokens and max_tokens is {}: together more "
                                      "than the context of {}",
-                                     prompt_tokens, *request.max_tokens, context_tokens_)));
+                                     prompt_tokens, cap, context_tokens_)));
   }
-  return *request.max_tokens;
+  for (const auto& received : request.resumed) {
+    if (received.tokens.size() <= cap) continue;
+    return fail(
+        bad("resume", fmt::format("resume has {} tokens of a choice that may have {} in all",
+                                  received.tokens.size(), cap)));
+  }
+  return cap;
 }
 
 Result<std::vector<TokenId>> TextModel::encode_input(

@@ -21,6 +21,7 @@ struct RequestLimits {
   static constexpr std::uint32_t choices = 16;
   static constexpr std::size_t stop_strings = 16;
   static constexpr std::size_t stop_bytes = 256;
+  static constexpr std::size_t id_bytes = 128;
   static constexpr std::size_t messages = 4096;
   static constexpr std::size_t embedding_inputs = 2048;
 };
@@ -46,7 +47,8 @@ class TextModel {
   // where it is too long.
   Result<std::vector<TokenId>> encode(const GenerateRequest& request) const;
 
-  // How many tokens may be generated after `prompt_tokens`. Errors: context_length_exceeded.
+  // How many tokens may be generated after `prompt_tokens`, those of `resumed` among them. Errors:
+  // context_length_exceeded, or more than that in `resumed`.
   Result<std::uint32_t> generation_cap(const GenerateRequest& request,
                                        std::size_t prompt_tokens) const;
 

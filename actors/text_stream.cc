@@ -9,7 +9,37 @@ namespace plimsoll {
 TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stops)
     : detokenizer_(tokenizer), stops_(std::move(stops)) {}
 
-TextStream::Piece TextStream::push(TokenId token) {
+TextStream::Piece TextStream::resume(std::span<const TokenId> tokens, std::uint64_t text_bytes) {
+  seen_bytes_ = text_bytes;
+  seen_tokens_ = static_cast<std::uint32_t>(tokens.size());
+  Piece all;
+  for (const TokenId token : tokens) {
+    const Piece piece = push(token);
+    all.text += piece.text;
+    all.stopped = piece.stopped;
+    if (all.stopped) break;
+  }
+  return all;
+}
+
+TextStream::Piece TextStream::push(TokenId token) { return unseen(next(token)); }
+
+TextStream::Piece TextStream::unseen(Piece piece) {
+  std::size_t cut = std::min<std::uint64_t>(seen_bytes_, piece.text.size());
+  // Whole characters, whatever a client counts.
+  while (cut < piece.text.size() &&
+         (static_cast<unsigned char>(piece.text[cut]) & 0xC0U) == 0x80U) {
+    ++cut;
+  }
+  piece.text.erase(0, cut);
+  seen_bytes_ -= std::min<std::uint64_t>(seen_bytes_, cut);
+  const std::uint32_t tokens = std::min(seen_tokens_, piece.tokens);
+  piece.tokens -= tokens;
+  seen_tokens_ -= tokens;
+  return piece;
+}
+
+TextStream::Piece TextStream::next(TokenId token) {
   held_ += detokenizer_.push(token);
   token_ends_.push_back(released_ + held_.size());
 
@@ -49,7 +79,7 @@ TextStream::Piece TextStream::finish() {
   Piece piece = take(held_.size());
   piece.tokens += static_cast<std::uint32_t>(token_ends_.size());
   token_ends_.clear();
-  return piece;
+  return unseen(std::move(piece));
 }
 
 TextStream::Piece TextStream::take(std::size_t bytes) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ class TextStream {
     std::uint32_t tokens = 0;  // how many more of the pushed tokens are done with, oldest first
     bool stopped = false;      // a stop string came: the text ends before it
   };
+  // Before any other call: goes on behind tokens that were done with and text that was given out
+  // elsewhere. They do not come again; a piece has the text that lies behind `text_bytes`.
+  Piece resume(std::span<const TokenId> tokens, std::uint64_t text_bytes);
   // After a piece with `stopped`, nothing more may be pushed. Tokens that lie wholly in or behind
   // the stop string are never done with.
   Piece push(TokenId token);
@@ -32,6 +36,8 @@ class TextStream {
 
  private:
   Piece take(std::size_t bytes);  // releases that much of what is held
+  Piece next(TokenId token);
+  Piece unseen(Piece piece);  // less what was given out elsewhere
 
   Detokenizer detokenizer_;
   std::vector<std::string> stops_;
@@ -39,6 +45,8 @@ class TextStream {
   std::uint64_t released_ = 0;            // bytes of text given out
   std::uint64_t done_ = 0;                // where the last token that is done with ended
   std::deque<std::uint64_t> token_ends_;  // where each token that is not done with ends
+  std::uint64_t seen_bytes_ = 0;          // to come, that were given out elsewhere
+  std::uint32_t seen_tokens_ = 0;         // to come, that were done with elsewhere
 };
 
 }  // namespace plimsoll

@@ -3,6 +3,9 @@
 #
 # Streaming: the caller passes a TokenSink; `push` is a streaming call, so the server waits when the
 # client falls behind. Dropping the promise of `generate` cancels the generation.
+#
+# A client that loses its server goes on at another one: it sends the same request again, with the
+# same fixed seed, and says in `resume` what it has received.
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
@@ -61,6 +64,20 @@ struct GenerateRequest {
   echo @16 :Bool = false;
   deadlineMs @17 :UInt32 = 0;
   ignoreEos @18 :Bool = false;
+  requestId @19 :Text;
+  # The client's own name for this request, the same when it goes on elsewhere. For the logs. At most
+  # 128 letters, digits and "._:-"; may be empty.
+  resume @20 :List(Received);
+  # Empty, or one for each choice.
+}
+
+struct Received {
+  # What the client has of a choice. The server makes no more of it than it can see here: the choice
+  # goes on behind `ids`, and its text behind the first `textBytes` bytes, to the byte.
+  ids @0 :List(Int32);
+  # Of all deltas, in their order.
+  textBytes @1 :UInt64;
+  # Of all deltas' texts, but for that of an echoed prompt.
 }
 
 struct Message {
@@ -74,6 +91,9 @@ struct Delta {
   tokenCount @2 :UInt32;
   tokens @3 :List(Token);
   isPrompt @4 :Bool;
+  ids @5 :List(Int32);
+  # The tokens whose text is out with this delta, the oldest first; `tokens` are the same ones. What
+  # the server holds back, since it may become part of a stop string, is not among them.
 }
 
 struct Token {

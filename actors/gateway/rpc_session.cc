@@ -66,6 +66,17 @@ Result<GenerateRequest> read_request(schema::GenerateRequest::Reader in) {
   out.echo = in.getEcho();
   out.ignore_eos = in.getIgnoreEos();
   out.deadline_ms = in.getDeadlineMs();
+  out.id = string_of(in.getRequestId());
+  if (in.getResume().size() > 0 && !out.seed) {
+    return fail(Error(ErrorCode::invalid_argument,
+                      "resume needs the fixed seed with which the answer was begun")
+                    .with_param("seed"));
+  }
+  for (const auto received : in.getResume()) {
+    auto& choice = out.resumed.emplace_back();
+    for (const auto id : received.getIds()) choice.tokens.push_back(id);
+    choice.text_bytes = received.getTextBytes();
+  }
   return out;
 }
 
@@ -74,6 +85,8 @@ void write(const GenerationDelta& delta, schema::Delta::Builder out) {
   out.setText(text_of(delta.text));
   out.setTokenCount(delta.token_count);
   out.setIsPrompt(delta.is_prompt);
+  auto ids = out.initIds(delta.ids.size());
+  for (unsigned i = 0; i < delta.ids.size(); ++i) ids.set(i, delta.ids[i]);
   auto tokens = out.initTokens(delta.tokens.size());
   for (unsigned i = 0; i < delta.tokens.size(); ++i) {
     const auto& token = delta.tokens[i];

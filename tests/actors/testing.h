@@ -203,13 +203,18 @@ class EchoEngine final : public Engine {
       for (const TokenId id : prompt) event.prompt.push_back({id, -0.5F, {}});
       s.scored = true;
     }
+    const bool stops = !s.request.stop_tokens.empty();
+    if (stops && s.generated == prompt.size() && s.generated < s.request.max_new_tokens) {
+      fill(FinishReason::stop);
+      return event;
+    }
     if (s.generated < s.request.max_new_tokens) {
       if (s.request.credit == 0) return std::nullopt;
       --s.request.credit;
       event.tokens.push_back({prompt[s.generated % prompt.size()], -0.25F, {}});
       ++s.generated;
     }
-    if (!s.request.stop_tokens.empty() && s.generated == prompt.size()) fill(FinishReason::stop);
+    if (stops && s.generated == prompt.size()) fill(FinishReason::stop);
     if (s.generated == s.request.max_new_tokens) fill(FinishReason::length);
     return event;
   }
