@@ -17,8 +17,11 @@ void add_remote_options(CLI::App& verb, Context& context, bool output) {
       ->envname("PLIMSOLL_API_KEY");
   verb.add_option("--ca-file", options.ca_file, "PEM file of the server's CA: use TLS")
       ->envname("PLIMSOLL_CA_FILE");
-  if (!output) return;
-  verb.add_option("-o,--output", context.remote.format, "table or json")
+  if (output) add_output_option(verb, context.remote.format);
+}
+
+void add_output_option(CLI::App& verb, OutputFormat& format) {
+  verb.add_option("-o,--output", format, "table or json")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, OutputFormat>{{"table", OutputFormat::table},
                                               {"json", OutputFormat::json}},
@@ -48,6 +51,7 @@ int run(int argc, char** argv) {
   add_generate(app, context);
   add_inspect(app, context);
   add_config(app, context);
+  add_ca(app, context);
   add_completion(app, context);
   try {
     app.parse(argc, argv);
