@@ -69,6 +69,7 @@ struct NodeState {
         sequence.stop_tokens = request.stop_tokens;
         sequence.prompt_logprobs = spec.prompt_logprobs;
         sequence.credit = spec.credit;
+        sequence.weight = request.weight;
         sequence.deadline = deadline;
         accepted = served->engine->submit(std::move(sequence));
       }

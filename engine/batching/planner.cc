@@ -2,20 +2,23 @@
 
 #include <algorithm>
 #include <cassert>
+#include <limits>
 
 namespace plimsoll {
 
 Planner::Planner(const PlannerLimits& limits, std::uint32_t block_tokens)
     : limits_(limits), block_tokens_(block_tokens) {}
 
-void Planner::activate(std::uint32_t tenant) {
+void Planner::activate(std::uint32_t tenant, double weight) {
+  assert(weight > 0);
   if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
+  tenants_[tenant].weight = weight;
   if (tenants_[tenant].active) return;
-  std::uint64_t least = ~std::uint64_t{0};
+  double least = std::numeric_limits<double>::infinity();
   for (const Tenant& other : tenants_) {
     if (other.active) least = std::min(least, other.served);
   }
-  if (least == ~std::uint64_t{0}) least = last_served_;
+  if (least == std::numeric_limits<double>::infinity()) least = last_served_;
   tenants_[tenant].served = std::max(tenants_[tenant].served, least);
   tenants_[tenant].active = true;
 }
@@ -82,12 +85,13 @@ void Planner::read() {
     tenant.next = 0;
   }
   oldest_ = nobody;
-  active_ = places_ = 0;
+  weights_ = 0;
+  places_ = 0;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
     const PlannerSequence& sequence = sequences_[i];
     Tenant& tenant = tenants_[sequence.tenant];
     assert(tenant.active && sequence.computed < sequence.target);
-    if (tenant.next == 0) ++active_;
+    if (tenant.next == 0) weights_ += tenant.weight;
     tenant.next = 1;  // seen
     tenant.blocks += sequence.blocks;
     if (sequence.state == State::paused) continue;
@@ -112,7 +116,7 @@ void Planner::plan_decodes() {
     if (t == nobody) break;
     Tenant& tenant = tenants_[t];
     chosen_.push_back(tenant.decodes[tenant.next++]);
-    tenant.planned += output_token_cost;
+    tenant.planned += output_token_cost / tenant.weight;
     needed += growth(chosen_.back(), 1);
   }
   while (needed > available_) {
@@ -181,9 +185,9 @@ bool Planner::admit(std::uint32_t index) {
 bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
   const std::uint32_t t = sequences_[index].tenant;
   const Tenant& tenant = tenants_[t];
-  const std::uint64_t active = active_;
-  const bool place_is_due = tenant.places == 0 || (tenant.places + 1) * active <= places_cap_;
-  const bool blocks_are_due = (tenant.blocks + blocks) * active <= capacity_;
+  const bool place_is_due =
+      tenant.places == 0 || within_share(tenant, tenant.places + 1.0, places_cap_);
+  const bool blocks_are_due = within_share(tenant, 0.0 + tenant.blocks + blocks, capacity_);
   while (true) {
     const bool place = places_ < places_cap_;
     // Each running sequence may grow by a block before this one is preempted again for it.
@@ -235,7 +239,7 @@ void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t 
   available_ -= blocks;
   Tenant& tenant = tenants_[sequences_[chunk.sequence].tenant];
   tenant.blocks += blocks;
-  tenant.planned += chunk.tokens * token_cost;
+  tenant.planned += static_cast<double>(chunk.tokens * token_cost) / tenant.weight;
 }
 
 std::uint32_t Planner::least_served(List list) const {
@@ -251,24 +255,25 @@ std::uint32_t Planner::least_served(List list) const {
   return best;
 }
 
-// The youngest, of the tenant that holds most. Shares are equal, so most is most over its share.
+// The youngest, of the tenant that holds most for its weight.
 std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const {
   std::uint32_t best = nobody;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
     const PlannerSequence& sequence = sequences_[i];
     if (fates_[i].preempted || i == oldest_ || sequence.state == State::waiting) continue;
     const Tenant& tenant = tenants_[sequence.tenant];
-    const std::uint64_t active = active_;
     switch (from) {
       case Victims::paused:
         if (sequence.state != State::paused) continue;
         break;
       case Victims::over_blocks:
-        if (sequence.tenant == for_tenant || tenant.blocks * active <= capacity_) continue;
+        if (sequence.tenant == for_tenant || within_share(tenant, tenant.blocks, capacity_)) {
+          continue;
+        }
         break;
       case Victims::over_places:
         if (sequence.state == State::paused || sequence.tenant == for_tenant ||
-            tenant.places <= 1 || tenant.places * active <= places_cap_) {
+            tenant.places <= 1 || within_share(tenant, tenant.places, places_cap_)) {
           continue;
         }
         break;
@@ -276,7 +281,7 @@ std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const
     }
     const auto held = [&](const PlannerSequence& s) {
       const Tenant& owner = tenants_[s.tenant];
-      return from == Victims::over_places ? owner.places : owner.blocks;
+      return (from == Victims::over_places ? owner.places : owner.blocks) / owner.weight;
     };
     // Later in the span is younger.
     if (best == nobody || held(sequence) > held(sequences_[best]) ||

@@ -2,12 +2,12 @@
 // a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
 //
 // Decode tokens go first, then chunks of prefill. Tenants take turns by how much they were served
-// (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language Models"); within
-// a tenant, first come, first served.
+// for their weight (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language
+// Models"); within a tenant, first come, first served.
 //
 // Blocks are taken as a sequence grows, not for its whole life. Where they run out, sequences are
-// preempted: those out of credit first, then the youngest of the tenant that holds most over its
-// share. The oldest sequence that can run is never preempted, so that somebody always finishes.
+// preempted: those out of credit first, then the youngest of the tenant that holds most for its
+// weight. The oldest sequence that can run is never preempted, so that somebody always finishes.
 #pragma once
 
 #include <cstdint>
@@ -64,12 +64,15 @@ class Planner {
   static constexpr std::uint64_t output_token_cost = 2;
 
   // The tenant has work again: its counter is lifted to the least of the active ones, so that
-  // idleness saves nothing up.
-  void activate(std::uint32_t tenant);
+  // idleness saves nothing up. Of tenants that want more than there is, one of twice the weight
+  // gets twice the service, places and blocks. The last weight given (over 0) counts.
+  void activate(std::uint32_t tenant, double weight = 1.0);
   void deactivate(std::uint32_t tenant);  // it has no sequence left
   void forget(std::uint32_t tenant);      // the index will stand for somebody else
-  void serve(std::uint32_t tenant, std::uint64_t cost) { tenants_[tenant].served += cost; }
-  std::uint64_t served(std::uint32_t tenant) const { return tenants_[tenant].served; }
+  void serve(std::uint32_t tenant, std::uint64_t cost) {
+    tenants_[tenant].served += static_cast<double>(cost) / tenants_[tenant].weight;
+  }
+  double served(std::uint32_t tenant) const { return tenants_[tenant].served; }  // cost / weight
 
   // `sequences` are all there are, in order of arrival; their tenants are active. Each can fit into
   // `capacity` blocks alone. `available` blocks are free or can be made so at once. A waiting
@@ -89,9 +92,10 @@ class Planner {
 
   struct Tenant {
     bool active = false;
-    std::uint64_t served = 0;
+    double weight = 1;
+    double served = 0;
     // Of the current plan:
-    std::uint64_t planned = 0;
+    double planned = 0;
     std::uint32_t blocks = 0, places = 0;          // held
     std::vector<std::uint32_t> decodes, prefills;  // in order of arrival
     std::size_t next = 0;
@@ -122,11 +126,15 @@ class Planner {
   }
   std::uint32_t growth(std::uint32_t index, std::uint32_t tokens) const;
   std::int64_t spare_blocks() const;
+  // Whether a tenant that holds so much of a whole is within its share of it.
+  bool within_share(const Tenant& tenant, double held, double all) const {
+    return held * weights_ <= all * tenant.weight;
+  }
 
   PlannerLimits limits_;
   std::uint32_t block_tokens_;
   std::vector<Tenant> tenants_;
-  std::uint64_t last_served_ = 0;  // of the tenant that last became inactive
+  double last_served_ = 0;  // of the tenant that last became inactive
 
   // Of the current plan:
   StepPlan plan_;
@@ -134,7 +142,7 @@ class Planner {
   std::vector<Fate> fates_;
   std::vector<std::uint32_t> chosen_;  // decodes
   std::uint32_t oldest_ = nobody;      // of the running
-  std::uint32_t active_ = 0;           // tenants with a sequence
+  double weights_ = 0;                 // of all tenants with a sequence
   std::uint32_t places_ = 0;           // taken by running sequences
   std::uint32_t capacity_ = 0;
   std::int64_t available_ = 0;

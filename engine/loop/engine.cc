@@ -299,7 +299,8 @@ bool LoopEngine::take_mail() {
 void LoopEngine::start_life(std::unique_ptr<Sequence> owned) {
   Sequence& sequence = *owned;
   Tenant& tenant = tenant_of(sequence.request.tenant);
-  if (tenant.sequences++ == 0) planner_.activate(tenant.index);
+  ++tenant.sequences;
+  planner_.activate(tenant.index, sequence.request.weight);
   sequence.tenant = tenant.index;
   sequence.order = arrivals_++;
   sequences_.push_back(std::move(owned));

@@ -46,6 +46,7 @@ struct SequenceRequest {
   std::vector<TokenId> stop_tokens;   // end the sequence; not emitted
   bool prompt_logprobs = false;       // score the prompt's tokens too
   std::uint32_t credit = ~0U;         // tokens that may be emitted before add_credit()
+  double weight = 1.0;                // of the tenant next to others; over 0
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 

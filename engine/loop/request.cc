@@ -1,6 +1,7 @@
 #include "engine/loop/request.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 namespace plimsoll {
@@ -62,6 +63,9 @@ Result<void> check_request(const SequenceRequest& request, const ModelInfo& mode
                                   " new ones exceed the context of " + std::to_string(context) +
                                   ": shorten the prompt or lower max_tokens")
                     .with_reason("context_length_exceeded"));
+  }
+  if (!std::isfinite(request.weight) || request.weight <= 0) {
+    return fail(bad("weight", "a tenant's weight must be over 0"));
   }
   if (request.resumed.size() > request.max_new_tokens) {
     return fail(bad("resumed", std::to_string(request.resumed.size()) +

@@ -56,6 +56,7 @@ TEST(Messages, SubmissionsSurviveTheWire) {
   in.max_new_tokens = 11;
   in.stop_tokens = {4};
   in.deadline_ms = 5000;
+  in.weight = 4;
   in.sequences = {{RequestId(1), ~0ULL, {8, 9}, 16, true}};
   const auto out = through_the_wire(in);
   EXPECT_EQ(out.tenant, in.tenant);
@@ -63,6 +64,7 @@ TEST(Messages, SubmissionsSurviveTheWire) {
   EXPECT_EQ(out.sampling.temperature, 0.5F);
   EXPECT_EQ(out.sampling.logit_bias, in.sampling.logit_bias);
   EXPECT_EQ(out.sampling.top_logprobs, -1);
+  EXPECT_EQ(out.weight, 4);
   ASSERT_EQ(out.sequences.size(), 1U);
   EXPECT_EQ(out.sequences[0].seed, ~0ULL);
   EXPECT_EQ(out.sequences[0].resumed, in.sequences[0].resumed);

@@ -51,7 +51,7 @@ class PlannerTest : public testing::Test {
     sequences_ = sequences;
     std::uint32_t held = 0;
     for (const auto& s : sequences_) {
-      planner_.activate(s.tenant);
+      planner_.activate(s.tenant, s.tenant < weights_.size() ? weights_[s.tenant] : 1.0);
       held += s.blocks;
     }
     EXPECT_LE(held, capacity);
@@ -66,6 +66,7 @@ class PlannerTest : public testing::Test {
   Planner planner_{{.tokens = 64, .sequences = 4, .logit_rows = 4, .chunk_tokens = 32},
                    block_tokens};
   std::vector<PlannerSequence> sequences_;
+  std::vector<double> weights_;  // of tenants; 1 of others
 };
 
 using Pair = std::pair<std::uint32_t, std::uint32_t>;
@@ -193,6 +194,19 @@ TEST_F(PlannerTest, ATenantWithinItsShareTakesAPlaceFromOneOverIts) {
   const auto& even = plan(
       {decoding(0, 20), decoding(0, 20), decoding(1, 20), decoding(1, 20), waiting(1, 10)}, 100);
   EXPECT_THAT(even.preempted, IsEmpty());
+}
+
+TEST_F(PlannerTest, AHeavierTenantIsDueMorePlaces) {
+  weights_ = {1, 3};
+  const auto& result = plan(
+      {decoding(0, 20), decoding(0, 20), decoding(1, 20), decoding(1, 20), waiting(1, 10)}, 100);
+  EXPECT_THAT(result.preempted, ElementsAre(1));
+  weights_ = {3, 1};
+  EXPECT_THAT(
+      plan({decoding(0, 20), decoding(0, 20), decoding(0, 20), decoding(1, 20), waiting(1, 10)},
+           100)
+          .preempted,
+      IsEmpty());
 }
 
 TEST_F(PlannerTest, ATenantWithinItsShareTakesBlocksFromOneOverIts) {
@@ -362,21 +376,22 @@ TEST(PlannerSimulation, EverySequenceEndsAndEveryPlanKeepsToTheCaps) {
   }
 }
 
-// Two tenants, each with so many sequences at any time; returns what each was served.
+// Tenants, each with so many sequences at any time; returns what each was served, in tokens.
 struct Load {
   std::uint32_t sequences, prompt, answer;
+  double weight = 1;
 };
-std::pair<std::uint64_t, std::uint64_t> serve(const Load& first, const Load& second, int steps) {
+std::vector<double> serve(const std::vector<Load>& loads, int steps) {
   Planner planner({.tokens = 64, .sequences = 8, .logit_rows = 8, .chunk_tokens = 32},
                   block_tokens);
-  const Load loads[] = {first, second};
-  std::uint32_t count[2] = {0, 0};
+  std::vector<std::uint32_t> count(loads.size());
+  std::vector<double> served(loads.size());
   std::vector<PlannerSequence> live;
   std::map<std::uint64_t, std::uint32_t> ends;
   std::uint64_t order = 0;
   for (int step = 0; step < steps; ++step) {
-    for (const std::uint32_t t : {0U, 1U}) {
-      planner.activate(t);
+    for (std::uint32_t t = 0; t < loads.size(); ++t) {
+      planner.activate(t, loads[t].weight);
       for (; count[t] < loads[t].sequences; ++count[t]) {
         live.push_back(waiting(t, loads[t].prompt));
         live.back().order = order++;
@@ -397,6 +412,7 @@ std::pair<std::uint64_t, std::uint64_t> serve(const Load& first, const Load& sec
       s.computed += chunk.tokens;
       s.blocks = std::max(s.blocks, blocks_for(s.computed));
       planner.serve(s.tenant, chunk.tokens);
+      served[s.tenant] += chunk.tokens;
       if (s.computed == s.target) ++s.target;
     }
     std::erase_if(live, [&](const PlannerSequence& s) {
@@ -405,25 +421,41 @@ std::pair<std::uint64_t, std::uint64_t> serve(const Load& first, const Load& sec
       return true;
     });
   }
-  return {planner.served(0), planner.served(1)};
+  return served;
 }
 
 // The bound of the VTC paper, for tenants that always have work: no one is ahead by more than what
 // fits in the batch (8 places of a whole sequence each), however long they run.
 TEST(PlannerSimulation, BackloggedTenantsAreServedAlike) {
   for (const int steps : {500, 5000}) {
-    const auto [bulky, brief] = serve({50, 200, 200}, {50, 40, 20}, steps);
-    const auto ahead = static_cast<std::int64_t>(bulky) - static_cast<std::int64_t>(brief);
-    EXPECT_LT(std::abs(ahead), 8 * 400) << bulky << " and " << brief;
+    const auto served = serve({{50, 200, 200}, {50, 40, 20}}, steps);
+    EXPECT_LT(std::abs(served[0] - served[1]), 8 * 400) << served[0] << " and " << served[1];
   }
 }
 
 // One short sequence at a time, beside a tenant that takes all it can get: 40 tokens of prompt in
 // two steps, 20 steps of decoding, and nothing of its time spent waiting for the other.
 TEST(PlannerSimulation, AFloodDoesNotStarveALightTenant) {
-  const auto [flood, light] = serve({50, 200, 200}, {1, 40, 20}, 4400);
-  EXPECT_GT(light, 4400U / 22 * 60 * 95 / 100);
-  EXPECT_GT(flood, light);
+  const auto served = serve({{50, 200, 200}, {1, 40, 20}}, 4400);
+  EXPECT_GT(served[1], 4400U / 22 * 60 * 95 / 100);
+  EXPECT_GT(served[0], served[1]);
+}
+
+// Tiers: under contention service is as the weights are, whoever sends how much of what.
+TEST(PlannerSimulation, ServiceFollowsTheWeights) {
+  for (const auto& [prompt, answer] : {std::pair(30U, 40U), std::pair(100U, 20U)}) {
+    const auto served = serve(
+        {{20, prompt, answer, 4}, {20, prompt, answer, 2}, {40, prompt + 20, answer, 1}}, 20000);
+    const double unit = (served[0] + served[1] + served[2]) / 7;
+    EXPECT_NEAR(served[0], 4 * unit, 0.05 * 4 * unit);
+    EXPECT_NEAR(served[1], 2 * unit, 0.05 * 2 * unit);
+    EXPECT_NEAR(served[2], 1 * unit, 0.05 * 1 * unit);
+  }
+}
+
+TEST(PlannerSimulation, AFloodGetsNoMoreThanItsEqual) {
+  const auto served = serve({{400, 30, 40}, {10, 30, 40}}, 20000);
+  EXPECT_NEAR(served[0], served[1], 0.05 * served[1]);
 }
 
 }  // namespace

@@ -273,6 +273,7 @@ TEST(Engine, RefusesWhatIsMalformedAndNamesIt) {
   EXPECT_EQ(refused([](auto& r) { r.prompt.resize(503); }), "prompt");
   EXPECT_EQ(refused([](auto& r) { r.max_new_tokens = ~0U; }), "prompt");
   EXPECT_EQ(refused([](auto& r) { r.max_new_tokens = 0; }), "max_tokens");
+  EXPECT_EQ(refused([](auto& r) { r.weight = 0; }), "weight");
   EXPECT_EQ(refused([](auto& r) { r.resumed.resize(11); }), "resumed");
   EXPECT_EQ(refused([](auto& r) { r.resumed = {60}; }), "resumed");
   EXPECT_EQ(refused([](auto& r) { r.stop_tokens = {50}; }), "stop_tokens");
