@@ -87,7 +87,7 @@ class Directory {
   Result<std::map<std::string, cluster::Usage>> usage() const;
 
   // ---- quota leases (several routers)
-  Result<cluster::QuotaLease> renew_lease(const std::string& tenant, double demand,
+  Result<cluster::QuotaLease> renew_lease(const std::string& tenant, double demand, double in_use,
                                           std::uint64_t now_ms);
 
   // Called on a thread of the store after any record changed.

@@ -34,8 +34,8 @@ double target(const std::vector<QuotaShare>& shares, std::size_t mine, const Lea
 
 }  // namespace
 
-QuotaLease renew(QuotaLease lease, const std::string& router, double demand, std::uint64_t now_ms,
-                 const LeaseConfig& config) {
+QuotaLease renew(QuotaLease lease, const std::string& router, double demand, double in_use,
+                 std::uint64_t now_ms, const LeaseConfig& config) {
   auto& shares = lease.shares;
   std::erase_if(shares, [&](const QuotaShare& share) {
     return share.router != router && share.expires_ms + config.clock_skew_ms <= now_ms;
@@ -47,14 +47,17 @@ QuotaLease renew(QuotaLease lease, const std::string& router, double demand, std
   double free = 1 + own->share;
   for (const auto& share : shares) free -= share.share;
   const auto mine = static_cast<std::size_t>(own - shares.begin());
+  const double kept = std::min(in_use, own->share);  // others may have taken what it let expire
   own->share = std::clamp(target(shares, mine, config), 0.0, std::max(free, 0.0));
+  if (kept > own->share) own->share = kept;
   return lease;
 }
 
-Granted granted(const QuotaLease& lease, const std::string& router) {
+Granted granted(const QuotaLease& lease, const std::string& router, const LeaseConfig& config) {
   const auto own = std::ranges::find(lease.shares, router, &QuotaShare::router);
   if (own == lease.shares.end()) return {};
-  return {own->share, own->expires_ms};
+  const auto mine = static_cast<std::size_t>(own - lease.shares.begin());
+  return {std::min(own->share, target(lease.shares, mine, config)), own->expires_ms};
 }
 
 }  // namespace plimsoll::cluster

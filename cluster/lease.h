@@ -12,7 +12,7 @@ namespace plimsoll::cluster {
 
 struct QuotaShare {
   std::string router;
-  double share = 0;
+  double share = 0;              // kept for it; it may be granted less
   double demand = 0;             // what it would use, as a share of the quota
   std::uint64_t expires_ms = 0;  // Unix time
   bool operator==(const QuotaShare&) const = default;
@@ -34,16 +34,18 @@ struct LeaseConfig {
 // `router` renews its share at `now_ms`, with its demand. Expired shares of others are freed (after
 // the skew), live ones are never touched: a router gives up only its own surplus, at its own
 // renewals, and takes only what is free. Converges in a few rounds to shares in proportion to
-// demand where all of it fits, to max-min fair ones where it does not. What a renewal gives up may
-// be taken as soon as it is stored: until it is known to be stored, its writer uses no more than
-// the smaller of its old and its new share.
-QuotaLease renew(QuotaLease lease, const std::string& router, double demand, std::uint64_t now_ms,
-                 const LeaseConfig& config = {});
+// demand where all of it fits, to max-min fair ones where it does not.
+//
+// What is given up may be taken as soon as it is stored, which its holder learns later, or never.
+// So none of `in_use` is given up: what the holder acts on until it knows better
+// (Quotas::in_use()). It gets a smaller share granted, uses that, and frees the rest the next time.
+QuotaLease renew(QuotaLease lease, const std::string& router, double demand, double in_use,
+                 std::uint64_t now_ms, const LeaseConfig& config = {});
 // What `router` may use of the lease now, and until when by its own clock.
 struct Granted {
   double share = 0;
   std::uint64_t until_ms = 0;
 };
-Granted granted(const QuotaLease& lease, const std::string& router);
+Granted granted(const QuotaLease& lease, const std::string& router, const LeaseConfig& config = {});
 
 }  // namespace plimsoll::cluster

@@ -111,6 +111,24 @@ void Quotas::set_share(const std::string& tenant, double share, Time expires, Ti
   state.started = state.started || starts;
 }
 
+// Of the caps on what is held at once, the part that is taken here.
+double Quotas::held(const State& state) {
+  const Quota& quota = state.tenant.quota;
+  double part = static_cast<double>(state.sequences) / std::max(quota.sequences, 1U);
+  if (quota.kv_bytes > 0) {
+    part =
+        std::max(part, static_cast<double>(state.kv_bytes) / static_cast<double>(quota.kv_bytes));
+  }
+  return part;
+}
+
+double Quotas::in_use(const std::string& tenant, Time now) const {
+  const auto it = tenants_.find(tenant);
+  if (it == tenants_.end()) return 0;
+  const State& state = it->second;
+  return std::max(now < state.lease_end ? state.share : 0.0, held(state));
+}
+
 RateState Quotas::rate_state(const State& state, const Bucket& bucket) {
   if (bucket.rate <= 0) return {};
   if (state.share <= 0) return {capacity(state, bucket, 1), 0, 0};
@@ -236,17 +254,9 @@ double Quotas::demand(const std::string& tenant, Time now) const {
   const auto it = tenants_.find(tenant);
   if (it == tenants_.end()) return 0;
   const State& state = it->second;
-  const Quota& quota = state.tenant.quota;
-  const double faded = decay(std::max(Time(0), now - state.updated));
-  double demand =
-      std::max({state.wanted, state.requests.asked, state.prompt.asked, state.generated.asked}) *
-      faded;
-  demand = std::max(demand, static_cast<double>(state.sequences) / quota.sequences);
-  if (quota.kv_bytes > 0) {
-    demand =
-        std::max(demand, static_cast<double>(state.kv_bytes) / static_cast<double>(quota.kv_bytes));
-  }
-  return demand;
+  const double lately =
+      std::max({state.wanted, state.requests.asked, state.prompt.asked, state.generated.asked});
+  return std::max(lately * decay(std::max(Time(0), now - state.updated)), held(state));
 }
 
 }  // namespace plimsoll::cluster

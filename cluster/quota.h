@@ -9,7 +9,8 @@
 // faster refill, so over any time no more gets through than the quota's burst and rate, plus one
 // full bucket of its first share for a router that starts, plus one request a router that is larger
 // than its share of a bucket (it waits for a full bucket, which then goes into debt). Caps on what
-// is held at once count what was started: where a share shrinks, what its router holds runs out.
+// is held at once hold over all routers but for rounding, for who holds none, and for what a router
+// still runs that was cut off from the store until its lease ran out.
 #pragma once
 
 #include <chrono>
@@ -88,6 +89,9 @@ class Quotas {
   void generated(const std::string& tenant, std::uint32_t tokens, Time now);
 
   std::uint32_t sequences(const std::string& tenant) const;
+  // The part of the quota that this router acts on: its share while the lease holds, at least what
+  // the tenant holds here. A renewal of the lease gives none of it up.
+  double in_use(const std::string& tenant, Time now) const;
   // What the tenant asked for lately on this router, as a share of its quota (may exceed 1): the
   // largest over its limits, averaged over some seconds. Leases follow it.
   double demand(const std::string& tenant, Time now) const;
@@ -112,6 +116,7 @@ class Quotas {
   };
   static double capacity(const State& state, const Bucket& bucket, double share);
   static void update(State& state, Time now);
+  static double held(const State& state);
   static RateState rate_state(const State& state, const Bucket& bucket);
   static Decision decide(State& state, const Ask& ask, Time now);
   void drop_if_empty(const std::string& tenant);

@@ -21,14 +21,16 @@ QuotaLease rounds(QuotaLease lease, const std::vector<double>& demands, int coun
   for (int round = 0; round < count; ++round) {
     for (std::size_t r = 0; r < demands.size(); ++r) {
       const std::uint64_t now = from_ms + static_cast<std::uint64_t>(round) * 1000 + r * 10;
-      lease = renew(std::move(lease), std::to_string(r), demands[r], now);
+      const auto name = std::to_string(r);
+      const double in_use = share(lease, name);
+      lease = renew(std::move(lease), name, demands[r], in_use, now);
     }
   }
   return lease;
 }
 
 TEST(Lease, ALoneRouterHasAllOfIt) {
-  const auto lease = renew({}, "a", 0, 1000);
+  const auto lease = renew({}, "a", 0, 0, 1000);
   EXPECT_EQ(share(lease, "a"), 1);
   EXPECT_EQ(granted(lease, "a").until_ms, 4000U);
   EXPECT_EQ(share(lease, "b"), 0);
@@ -40,7 +42,7 @@ TEST(Lease, ConvergesInAFewRounds) {
   EXPECT_NEAR(share(lease, "0"), 0.6 / 0.9, 0.02);
   EXPECT_NEAR(share(lease, "1"), 0.2 / 0.9, 0.02);
   // More than there is: nobody gets more than it wants, the rest is divided equally.
-  lease = rounds(lease, {5, 0.2, 0.7}, 3, 3000);
+  lease = rounds(lease, {5, 0.2, 0.7}, 4, 3000);
   EXPECT_NEAR(share(lease, "0"), 0.4, 1e-9);
   EXPECT_NEAR(share(lease, "1"), 0.2, 1e-9);
   EXPECT_NEAR(share(lease, "2"), 0.4, 1e-9);
@@ -50,7 +52,7 @@ TEST(Lease, ARouterWithNewDemandSoonGetsItsFloorAndThenItsPart) {
   auto lease = rounds({}, {3, 0}, 4);
   EXPECT_NEAR(share(lease, "0"), 0.95, 1e-9);
   EXPECT_NEAR(share(lease, "1"), 0.05, 1e-9) << "it may start at once";
-  lease = rounds(lease, {3, 0.3, 0.3}, 2, 4000);
+  lease = rounds(lease, {3, 0.3, 0.3}, 3, 4000);
   EXPECT_GE(share(lease, "1"), 0.3 - 1e-9);
   EXPECT_GE(share(lease, "2"), config.floor) << "a router that is new";
 }
@@ -66,16 +68,34 @@ TEST(Lease, ManyIdleRoutersDoNotEatTheQuota) {
 TEST(Lease, TakesADeadRoutersShareOnlyAfterTheSkew) {
   auto lease = rounds({}, {1, 1}, 3);  // last renewed at 2000 and 2010
   EXPECT_NEAR(share(lease, "0"), 0.5, 1e-9);
-  lease = renew(lease, "1", 1, 5499);
+  lease = renew(lease, "1", 1, 0.5, 5499);
   EXPECT_NEAR(share(lease, "1"), 0.5, 1e-9) << "0 may use its own by a clock that is behind";
-  lease = renew(lease, "1", 1, 5500);
+  lease = renew(lease, "1", 1, 0.5, 5500);
   EXPECT_EQ(share(lease, "1"), 1);
   EXPECT_EQ(lease.shares.size(), 1U) << "the record does not grow with routers that are gone";
 }
 
+// A router whose replies are lost acts on its old share: that stays its own.
+TEST(Lease, WhatIsInUseIsNotGivenUp) {
+  auto lease = renew({}, "a", 1, 0, 0);
+  lease = renew(lease, "b", 1, 0, 10);
+  lease = renew(lease, "a", 1, 1, 1000);
+  EXPECT_NEAR(share(lease, "a"), 0.5, 1e-9) << "that much it may use from now on";
+  lease = renew(lease, "b", 1, 0, 1010);
+  EXPECT_EQ(share(lease, "b"), 0) << "but it may not know yet";
+  lease = renew(lease, "a", 1, 0.75, 2000);
+  lease = renew(lease, "b", 1, 0, 2010);
+  EXPECT_NEAR(share(lease, "b"), 0.25, 1e-9);
+  lease = renew(lease, "a", 1, 0.5, 3000);
+  lease = renew(lease, "b", 1, 0.25, 3010);
+  EXPECT_NEAR(share(lease, "b"), 0.5, 1e-9);
+  lease = renew(lease, "b", 1, 0.9, 3020);
+  EXPECT_NEAR(share(lease, "b"), 0.5, 1e-9) << "nor does using more than it has bring more";
+}
+
 TEST(Lease, BadDemandIsNone) {
-  auto lease = renew({}, "a", std::nan(""), 0);
-  lease = renew(lease, "b", -1, 0);
+  auto lease = renew({}, "a", std::nan(""), 0, 0);
+  lease = renew(lease, "b", -1, 0, 0);
   for (const auto& each : lease.shares) EXPECT_EQ(each.demand, 0);
 }
 
@@ -128,11 +148,11 @@ TEST(Lease, NeverMoreThanTheQuota) {
         } else if (local >= router.renews_at) {
           router.renews_at = local + 700 + uniform(600);
           if (uniform(20) == 0) router.renews_at += 5000;  // the store is out of reach
+          const double in_use = local < router.until ? router.usable : 0;
           const double demand = uniform(3) == 0 ? 0 : static_cast<double>(uniform(2000)) / 1000;
-          router.read = renew(stored, router.name, demand, local);
+          router.read = renew(stored, router.name, demand, in_use, local);
           router.version = version;
           router.writing = true;
-          router.usable = std::min(router.usable, granted(router.read, router.name).share);
         }
       }
       double sum = 0;

@@ -212,6 +212,15 @@ TEST_F(QuotasTest, DemandIsTheMostAskedForOfAnyLimit) {
   EXPECT_NEAR(quotas_.demand("t", Time(300)), 0.5, 1e-9) << "what is held stays wanted";
 }
 
+TEST_F(QuotasTest, WhatIsHeldIsInUseBeyondTheLease) {
+  quotas_.set_tenant(tenant({.sequences = 10, .kv_bytes = 100}), Time(0));
+  EXPECT_EQ(quotas_.in_use("t", Time(0)), 0);
+  quotas_.set_share("t", 0.7, Time(3), Time(0));
+  EXPECT_EQ(verdict(0, {.sequences = 5, .kv_bytes = 60}), Verdict::admitted);
+  EXPECT_DOUBLE_EQ(quotas_.in_use("t", Time(1)), 0.7);
+  EXPECT_DOUBLE_EQ(quotas_.in_use("t", Time(3)), 0.6);
+}
+
 TEST_F(QuotasTest, WhatIsRefusedIsDemandToo) {
   set({.requests_per_second = 1}, 0);
   EXPECT_EQ(verdict(0), Verdict::lease);
