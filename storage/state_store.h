@@ -40,21 +40,25 @@ class StateStore {
   virtual Result<std::vector<StateEntry>> list(const std::string& prefix) = 0;
   // `expected`: the revision that the key must have (0: it must not exist); absent: whatever is
   // there. A key with a lease goes when the lease ends. Returns the new revision.
-  // Errors: failed_precondition with reason "conflict" if `expected` is not met; unavailable;
-  // not_found (lease).
+  // Errors: failed_precondition with reason "conflict" if `expected` is not met; unavailable (a
+  // write that was on its way may have been applied); not_found (lease); invalid_argument (key);
+  // resource_exhausted (a value over 1 MiB).
   virtual Result<std::uint64_t> put(const std::string& key, const std::string& value,
                                     std::optional<std::uint64_t> expected = {},
                                     LeaseId lease = 0) = 0;
+  // Without `expected`, a key that is not there is as good as removed.
   virtual Result<void> remove(const std::string& key,
                               std::optional<std::uint64_t> expected = {}) = 0;
 
+  // etcd counts in whole seconds: `ttl` is rounded up. A store that was opened again gives its
+  // leases their whole time anew.
   virtual Result<LeaseId> grant(std::chrono::milliseconds ttl) = 0;
   virtual Result<void> keep_alive(LeaseId lease) = 0;  // not_found: it has ended
   virtual Result<void> revoke(LeaseId lease) = 0;
 
   // Calls back, on a thread of the store, first with all that is there now and then with each
   // change, in order and without gaps (after a lost connection: what changed meanwhile). Ends with
-  // the destruction of the result, which waits for a running callback.
+  // the destruction of the result, which waits for a running callback; before the store's own.
   class Watch {
    public:
     virtual ~Watch() = default;
