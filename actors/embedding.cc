@@ -23,6 +23,7 @@ struct EmbedState {
   Self self;
   std::unique_ptr<OpenEmbedding> open;
   GenerationUsage usage;
+  std::optional<RateLimits> limits;
   bool submitted = false;
   bool cancelled = false;
   bool ended = false;
@@ -87,7 +88,7 @@ struct EmbedState {
     const auto callback = std::move(open->callback);
     open->charge.reset();
     services.open.leave(open->id.get());
-    callback(std::move(result));
+    callback(std::move(result), limits);
   }
 };
 
@@ -98,6 +99,7 @@ EmbedActor::behavior_type embedding(EmbedState::Self self,
     if (self->state.ended) self->quit();
   };
   return {
+      [=](const RateLimits& limits) { self->state.limits = limits; },
       [=](EmbedResult& result) {
         self->state.receive(result);
         quit_if_ended();

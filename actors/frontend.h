@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "cluster/quota.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/loop/engine.h"
@@ -76,11 +77,18 @@ struct GenerationUsage {
   std::uint32_t completion_tokens = 0;
 };
 
+// What is left of a tenant's rates after a request was admitted or refused, on this router.
+struct RateLimits {
+  cluster::RateState requests, prompt_tokens, generated_tokens;
+};
+
 // Receives one request's answer. Calls come one at a time, from threads of the actor system, and
 // must not block. Nothing follows on_end.
 class GenerationListener {
  public:
   virtual ~GenerationListener() = default;
+  // At most once, before all else that the cluster answers.
+  virtual void on_limits(const RateLimits& limits) { (void)limits; }
   virtual void on_delta(GenerationDelta&& delta) = 0;
   virtual void on_choice_end(std::uint32_t choice, FinishReason reason) = 0;
   // Every choice has ended, or `error` says why the request did. A request that was refused ends
@@ -106,7 +114,9 @@ struct EmbedResponse {
   std::vector<std::vector<float>> embeddings;
   std::uint32_t prompt_tokens = 0;
 };
-using EmbedCallback = std::function<void(Result<EmbedResponse>)>;
+// The limits are absent where no quota was asked.
+using EmbedCallback =
+    std::function<void(Result<EmbedResponse>, const std::optional<RateLimits>& limits)>;
 
 struct ModelCard {
   std::string name;  // what requests call it

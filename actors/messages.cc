@@ -9,6 +9,7 @@ ActorSystemConfig::ActorSystemConfig(int threads) {
   add_message_type<EngineEvents>("EngineEvents");
   add_message_type<NodeEvents>("NodeEvents");
   add_message_type<StreamEvents>("StreamEvents");
+  add_message_type<RateLimits>("RateLimits");
   add_message_type<EmbedTokens>("EmbedTokens");
   add_message_type<EmbedResult>("EmbedResult");
   add_message_type<NodeUp>("NodeUp");

@@ -2,8 +2,9 @@
 // between machines; a field that only means something inside this process is left out of inspect.
 //
 //   stream ──SubmitStream, CancelStream, AddCredit──► router ──RunStream, ...──► node ──► engine
-//   stream ◄───────────StreamEvents────────────────── router ◄──NodeEvents────── node ◄── engine
+//   stream ◄─────RateLimits, StreamEvents──────────── router ◄──NodeEvents────── node ◄── engine
 //
+// RateLimits is the router's first answer to a stream or an embedding, whether it admits it or not.
 // Mailboxes are unbounded; what may be in one is bounded by credit (tokens), by the cap on open
 // requests (submissions), and by the engines' queues.
 #pragma once
@@ -15,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/frontend.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/loop/engine.h"
@@ -133,12 +135,12 @@ using ConsumedAtom = caf::atom_constant<caf::atom("consumed")>;
 using EndAllAtom = caf::atom_constant<caf::atom("end_all")>;
 
 // Where a stream's events go.
-using StreamSink = caf::typed_actor<caf::reacts_to<StreamEvents>>;
+using StreamSink = caf::typed_actor<caf::reacts_to<RateLimits>, caf::reacts_to<StreamEvents>>;
 // The owner of one client's request.
 using StreamActor = StreamSink::extend<caf::reacts_to<StartAtom>, caf::reacts_to<CancelAtom>,
                                        caf::reacts_to<ConsumedAtom, std::uint32_t>>;
 // The owner of one client's embedding request.
-using EmbedSink = caf::typed_actor<caf::reacts_to<EmbedResult>>;
+using EmbedSink = caf::typed_actor<caf::reacts_to<RateLimits>, caf::reacts_to<EmbedResult>>;
 using EmbedActor = EmbedSink::extend<caf::reacts_to<StartAtom>, caf::reacts_to<CancelAtom>>;
 // Where a node's results and heartbeats go.
 using NodeListener = caf::typed_actor<caf::reacts_to<NodeEvents>, caf::reacts_to<EmbedResult>,
@@ -216,6 +218,7 @@ PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)
 PLIMSOLL_INSPECT(NodeEvents, x.node, x.epoch, x.events)
 PLIMSOLL_INSPECT(StreamEvents, x.events)
+PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
 PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
 PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
 PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models)
@@ -225,6 +228,13 @@ PLIMSOLL_INSPECT(Drain, x.deadline_ms)
 PLIMSOLL_INSPECT(ModelEntry, x.name, x.version, x.path, x.state, x.reason, x.created,
                  x.context_tokens, x.info)
 #undef PLIMSOLL_INSPECT
+
+namespace cluster {
+template <class Inspector>
+typename Inspector::result_type inspect(Inspector& f, RateState& x) {
+  return f(caf::meta::type_name("RateState"), x.limit, x.remaining, x.reset_s);
+}
+}  // namespace cluster
 
 // The system of one process: message types known, no configuration file read, few threads.
 class ActorSystemConfig : public caf::actor_system_config {

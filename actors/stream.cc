@@ -360,6 +360,7 @@ StreamActor::behavior_type stream(StreamState::Self self,
     if (self->state.ended) self->quit();
   };
   return {
+      [=](const RateLimits& limits) { self->state.open->listener->on_limits(limits); },
       [=](StreamEvents& message) {
         self->state.receive(message);
         quit_if_ended();

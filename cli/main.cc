@@ -10,7 +10,9 @@ namespace plimsoll::cli {
 
 void add_remote_options(CLI::App& verb, Context& context, bool output) {
   auto& options = context.remote.options;
-  verb.add_option("--address", options.address, "HOST:PORT of the server's RPC API")
+  verb.add_option("--address", options.addresses,
+                  "HOST:PORT of the server's RPC API; of a cluster, those of its routers")
+      ->delimiter(',')
       ->envname("PLIMSOLL_ADDRESS")
       ->capture_default_str();
   verb.add_option("--api-key", options.api_key, "better given in the environment")

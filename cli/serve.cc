@@ -47,7 +47,7 @@ void print_welcome(const Config& config, const Frontend& frontend, std::uint16_t
     if (model.info.kind == ModelKind::causal && chat.empty()) chat = model.name;
   }
   fmt::print("  OpenAI  {}/v1\n  RPC     {}\n\nTry it, in another terminal:\n\n", url, rpc);
-  const bool default_rpc = rpc == client::Options{}.address;
+  const bool default_rpc = rpc == client::Options{}.addresses.front();
   const std::string at = default_rpc ? "" : " --address " + rpc;
   fmt::print("  plimsoll chat{0}\n  plimsoll memory{0}\n", at);
   if (!chat.empty()) {

@@ -1,10 +1,13 @@
 // The Plimsoll C++ SDK: generate, chat and embed against a Plimsoll server, over Cap'n Proto RPC.
 //
-//   plimsoll::client::Client client({.address = "127.0.0.1:8081"});
+//   plimsoll::client::Client client({.addresses = {"127.0.0.1:8081"}});
 //   client.generate({.model = "smollm2-135m-instruct", .prompt = "Once upon a time"},
 //                   [](const auto& delta) { std::cout << delta.text << std::flush; return true; });
 //
 // This header needs the standard library only. Calls block; several threads may use one Client.
+//
+// Of a cluster with several routers, give all addresses: when one router is lost, calls go on at
+// another, and an answer that was being streamed goes on behind what has come of it.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +38,17 @@ class Error : public std::runtime_error {
 };
 
 struct Options {
-  std::string address = "127.0.0.1:8081";  // HOST:PORT
-  std::string api_key = {};                // empty: the anonymous local tenant
+  // HOST:PORT of each router. The first that is tried is a random one.
+  std::vector<std::string> addresses = {"127.0.0.1:8081"};
+  std::string api_key = {};  // empty: the anonymous local tenant
   // PEM file of the CA that signed the server's certificate; empty: no TLS. The certificate must
   // name the host as a DNS name.
   std::string ca_file = {};
-  std::uint32_t connect_timeout_ms = 5000;
+  std::uint32_t connect_timeout_ms = 5000;  // of one address
+  // For how long a call tries again after a failure that may pass: a lost server, `unavailable`, or
+  // `resource_exhausted` with a time at which to come again. It counts from the last token that
+  // came. Calls that change something are not repeated once they may have been heard. 0: never.
+  std::uint32_t retry_ms = 15'000;
 };
 
 struct Message {
@@ -61,13 +69,15 @@ struct GenerateRequest {
   float min_p = 0.0F;
   float presence_penalty = 0.0F;
   float frequency_penalty = 0.0F;
-  std::optional<std::uint64_t> seed = {};
+  std::optional<std::uint64_t> seed = {};  // absent: a random one
   std::vector<std::string> stop = {};
   std::int32_t top_logprobs = -1;  // -1: none; n: the token's own and the n likeliest
   std::uint32_t choices = 1;
   bool echo = false;
   bool ignore_eos = false;
   std::uint32_t deadline_ms = 0;  // 0: the server's default
+  // Names the request in the servers' logs: at most 128 letters, digits and "._:-". Empty: random.
+  std::string id = {};
 };
 
 struct Token {
@@ -153,7 +163,7 @@ struct Memory {
 
 class Client {
  public:
-  explicit Client(Options options = {});  // connects; throws Error
+  explicit Client(Options options = {});  // connects; throws Error if no address answers
   ~Client();
   Client(Client&&) noexcept;
   Client& operator=(Client&&) noexcept;

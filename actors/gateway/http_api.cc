@@ -46,7 +46,13 @@ class RunningCalls {
 
   Account& account() { return account_; }
   const AnswerEvents& events() const { return *events_; }
-  std::vector<AnswerEvent> take() { return events_->take(); }
+  std::vector<AnswerEvent> take() {
+    auto events = events_->take();
+    for (const auto& event : events) {
+      if (event.limits) connection_.set_headers(rate_limit_headers(*event.limits));
+    }
+    return events;
+  }
   std::size_t requests() const { return streams_.size(); }
   void consumed(std::size_t request, std::uint32_t tokens) {
     if (tokens > 0 && streams_[request]) streams_[request]->consumed(tokens);
@@ -87,15 +93,22 @@ class Listener final : public GenerationListener {
  public:
   Listener(std::shared_ptr<AnswerEvents> events, std::uint32_t request)
       : events_(std::move(events)), request_(request) {}
-  void on_delta(GenerationDelta&& delta) override { events_->push({request_, std::move(delta)}); }
+  void on_limits(const RateLimits& limits) override { limits_ = limits; }
+  void on_delta(GenerationDelta&& delta) override { push(std::move(delta)); }
   void on_choice_end(std::uint32_t choice, FinishReason reason) override {
-    events_->push({request_, ChoiceEnd{choice, reason}});
+    push(ChoiceEnd{choice, reason});
   }
   void on_end(const GenerationUsage& usage, std::optional<Error> error) override {
-    events_->push({request_, GenerationEnd{usage, std::move(error)}});
+    push(GenerationEnd{usage, std::move(error)});
   }
 
  private:
+  template <class What>
+  void push(What what) {
+    events_->push({request_, std::move(what), std::exchange(limits_, std::nullopt)});
+  }
+
+  std::optional<RateLimits> limits_;
   std::shared_ptr<AnswerEvents> events_;
   std::uint32_t request_;
 };
@@ -125,6 +138,7 @@ Result<Call> parse(HttpBody body, Account& account, Result<Call> (*parser)(std::
 void RunningCalls::generate(Frontend& frontend, const Caller& caller,
                             std::vector<GenerateRequest> requests) {
   for (auto& request : requests) {
+    request.id = connection_.request_id();
     const auto index = static_cast<std::uint32_t>(streams_.size());
     streams_.push_back(
         frontend.generate(caller, std::move(request), std::make_shared<Listener>(events_, index)));
@@ -132,10 +146,11 @@ void RunningCalls::generate(Frontend& frontend, const Caller& caller,
 }
 
 void RunningCalls::embed(Frontend& frontend, const Caller& caller, EmbedRequest request) {
-  cancel_embed_ = frontend.embed(caller, std::move(request),
-                                 [events = events_](Result<EmbedResponse> response) {
-                                   events->push({0, std::move(response)});
-                                 });
+  cancel_embed_ = frontend.embed(
+      caller, std::move(request),
+      [events = events_](Result<EmbedResponse> response, const std::optional<RateLimits>& limits) {
+        events->push({0, std::move(response), limits});
+      });
 }
 
 asio::awaitable<void> HttpApi::answer(HttpConnection& connection) {

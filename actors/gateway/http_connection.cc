@@ -236,6 +236,7 @@ asio::awaitable<bool> HttpConnection::read_head(Clock::time_point deadline) {
   head_ = {};
   wrote_ = Wrote::nothing;
   tenant_.clear();
+  headers_.clear();
   status_ = 0;
   request_id_ = make_answer_id("req_");
   auto begun = [this] {
@@ -395,6 +396,7 @@ std::string HttpConnection::start_line(int status, std::string_view content_type
   std::string text = "HTTP/1.1 " + std::to_string(status) + " ";
   text += std::string(http::obsolete_reason(http::int_to_status(status)));
   text += "\r\nServer: plimsoll\r\nDate: " + http_date() + "\r\nX-Request-Id: " + request_id_;
+  for (const auto& [name, value] : headers_) text += "\r\n" + name + ": " + value;
   if (!content_type.empty()) text += "\r\nContent-Type: " + std::string(content_type);
   if (!head_.keep_alive) text += "\r\nConnection: close";
   if (head_.keep_alive && !head_.http11) text += "\r\nConnection: keep-alive";

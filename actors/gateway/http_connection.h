@@ -153,6 +153,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<bool> end_stream();
   asio::awaitable<bool> wait_for_events(const AnswerEvents& events);
 
+  // Replaces the headers that the next answer has beside its own.
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  void set_headers(Headers headers) { headers_ = std::move(headers); }
+
   // What cut() calls while an answer is being made.
   void set_interrupt(std::function<void(const Error&)> interrupt) {
     interrupt_ = std::move(interrupt);
@@ -211,6 +215,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int status_ = 0;            // of the answer
   std::string pending_head_;  // of a stream: goes out with its first events
   std::string tenant_, request_id_;
+  Headers headers_;
 };
 
 }  // namespace plimsoll

@@ -26,6 +26,7 @@ struct GenerationEnd {
 struct AnswerEvent {
   std::uint32_t request = 0;  // which of the call's requests it answers
   std::variant<GenerationDelta, ChoiceEnd, GenerationEnd, Result<EmbedResponse>> what;
+  std::optional<RateLimits> limits = {};  // with the first event, if the cluster told them
 };
 
 // The queue of one call. It is bounded by the streams' windows of credit, because only what was

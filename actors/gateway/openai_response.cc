@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -135,6 +136,27 @@ Json card_json(const ModelCard& card) {
           {"owned_by", "plimsoll"},
           {"kind", card.info.kind == ModelKind::causal ? "causal" : "embedding"},
           {"context_tokens", card.context_tokens}};
+}
+
+std::string whole(double number) {
+  return std::to_string(static_cast<std::uint64_t>(std::clamp(number, 0.0, 1e18)));
+}
+
+// As OpenAI's headers have it: "20ms", "1.5s", "6m0s", "1h0m0s".
+std::string duration_text(double seconds) {
+  auto ms = static_cast<std::uint64_t>(std::ceil(std::clamp(seconds * 1000, 0.0, 1e15)));
+  if (ms < 1000) return std::to_string(ms) + "ms";
+  if (ms >= 60'000) ms = (ms + 999) / 1000 * 1000;
+  const std::uint64_t minutes = ms / 60'000;
+  std::string text;
+  if (minutes >= 60) text += std::to_string(minutes / 60) + "h";
+  if (minutes > 0) text += std::to_string(minutes % 60) + "m";
+  text += std::to_string(ms % 60'000 / 1000);
+  if (const auto rest = ms % 1000; rest > 0) {
+    text += "." + std::to_string(1000 + rest).substr(1);
+    while (text.back() == '0') text.pop_back();
+  }
+  return text + "s";
 }
 
 }  // namespace
@@ -330,6 +352,24 @@ int http_status(const Error& error) {
     case ErrorCode::internal: return 500;
   }
   return 500;
+}
+
+std::vector<std::pair<std::string, std::string>> rate_limit_headers(const RateLimits& limits) {
+  std::vector<std::pair<std::string, std::string>> headers;
+  const auto add = [&](const cluster::RateState& rate, const std::string& what) {
+    if (rate.limit <= 0) return;
+    headers.emplace_back("x-ratelimit-limit-" + what, whole(std::ceil(rate.limit)));
+    headers.emplace_back("x-ratelimit-remaining-" + what, whole(std::floor(rate.remaining)));
+    headers.emplace_back("x-ratelimit-reset-" + what, duration_text(rate.reset_s));
+  };
+  const auto left = [](const cluster::RateState& rate) {
+    return rate.limit > 0 ? rate.remaining / rate.limit : 2.0;
+  };
+  const auto& prompt = limits.prompt_tokens;
+  const auto& generated = limits.generated_tokens;
+  add(limits.requests, "requests");
+  add(left(generated) < left(prompt) ? generated : prompt, "tokens");
+  return headers;
 }
 
 }  // namespace plimsoll

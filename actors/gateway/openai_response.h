@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "actors/frontend.h"
@@ -88,6 +89,10 @@ std::uint64_t predict_embeddings_bytes(const EmbedResponse& response);
 std::string embeddings_json(const EmbedResponse& response, const std::string& model, bool base64);
 std::string model_json(const ModelCard& card);
 std::string models_json(const std::vector<ModelCard>& cards);
+
+// x-ratelimit-{limit,remaining,reset}-{requests,tokens}, where there is a limit. Of the two rates
+// of tokens, prompt and generated, it is the one of which less is left, as a part of its limit.
+std::vector<std::pair<std::string, std::string>> rate_limit_headers(const RateLimits& limits);
 
 // {"error": {"message", "type", "param", "code"}}
 std::string error_json(const Error& error, int status);

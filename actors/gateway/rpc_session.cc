@@ -267,7 +267,8 @@ class InferenceServer final : public schema::Inference::Server {
     auto paf = kj::newPromiseAndFulfiller<void>();
     auto call = std::make_shared<Embedding>(shared_, kj::mv(paf.fulfiller));
     call->cancel = shared_->frontend.embed(
-        caller_, std::move(request), [call, shared = shared_](Result<EmbedResponse> result) {
+        caller_, std::move(request),
+        [call, shared = shared_](Result<EmbedResponse> result, const auto&) {
           shared->mailbox.post(
               [call, result = std::make_shared<Result<EmbedResponse>>(std::move(result))] {
                 if (call->done.get() == nullptr) return;

@@ -1,11 +1,11 @@
-// Streams an answer from a Plimsoll server: generate [HOST:PORT] [QUESTION]
+// Streams an answer from a Plimsoll cluster: generate [HOST:PORT] [QUESTION]
 #include <plimsoll/client.h>
 
 #include <iostream>
 
 int main(int argc, char** argv) {
   plimsoll::client::Options options;
-  if (argc > 1) options.address = argv[1];
+  if (argc > 1) options.addresses = {argv[1]};
   const std::string question = argc > 2 ? argv[2] : "Why is the sky blue?";
   try {
     plimsoll::client::Client client(options);

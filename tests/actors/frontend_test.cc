@@ -236,6 +236,36 @@ TEST(Frontend, ATenantsRateIsLimited) {
   EXPECT_GT(second->error->retry_after_ms, 50'000U);
 }
 
+TEST(Frontend, TheRoutersRateLimitsReachTheGateway) {
+  struct Listener final : GenerationListener {
+    void on_limits(const RateLimits& l) override { limits.set_value(l); }
+    void on_delta(GenerationDelta&&) override {}
+    void on_choice_end(std::uint32_t, FinishReason) override {}
+    void on_end(const GenerationUsage&, std::optional<Error>) override { ended.set_value(); }
+    std::promise<RateLimits> limits;
+    std::promise<void> ended;
+  };
+  House house({.hold_embeddings = true});
+  house.engines[0]->hold = true;
+  const RateLimits limits{{60, 59, 1}, {}, {100, 10, 7}};
+  auto listener = std::make_shared<Listener>();
+  const auto stream = house.frontend->generate(house.caller, House::text("abc"), listener);
+  caf::anon_send(caf::actor_cast<StreamSink>(house.open.actors().at(0)), limits);
+  EXPECT_EQ(listener->limits.get_future().get().generated_tokens.reset_s, 7);
+  stream->cancel();
+  listener->ended.get_future().wait();
+
+  std::promise<std::optional<RateLimits>> told;
+  const auto cancel = house.frontend->embed(
+      house.caller, {"e", {std::string("abc")}},
+      [&](const Result<EmbedResponse>&, const auto& l) { told.set_value(l); });
+  caf::anon_send(caf::actor_cast<EmbedSink>(house.open.actors().at(0)), limits);
+  cancel();
+  const auto heard = told.get_future().get();
+  ASSERT_TRUE(heard);
+  EXPECT_EQ(heard->requests.remaining, 59);
+}
+
 TEST(Frontend, OpenRequestsAndTheirBytesAreBounded) {
   House house({.most_requests = 3, .most_bytes = 100'000});
   house.engines[0]->hold = true;
@@ -333,9 +363,9 @@ TEST(Frontend, Embeds) {
 TEST(Frontend, AnEmbeddingCanBeCancelled) {
   House house({.hold_embeddings = true});
   std::promise<Result<EmbedResponse>> promise;
-  const auto cancel =
-      house.frontend->embed(house.caller, {"e", {std::string("abc")}},
-                            [&](Result<EmbedResponse> r) { promise.set_value(std::move(r)); });
+  const auto cancel = house.frontend->embed(
+      house.caller, {"e", {std::string("abc")}},
+      [&](Result<EmbedResponse> r, const auto&) { promise.set_value(std::move(r)); });
   cancel();
   cancel();
   EXPECT_EQ(promise.get_future().get().error().code, ErrorCode::cancelled);

@@ -143,7 +143,7 @@ struct House {
   Result<EmbedResponse> embed(EmbedRequest request) {
     std::promise<Result<EmbedResponse>> promise;
     frontend->embed(caller, std::move(request),
-                    [&](Result<EmbedResponse> r) { promise.set_value(std::move(r)); });
+                    [&](Result<EmbedResponse> r, const auto&) { promise.set_value(std::move(r)); });
     return promise.get_future().get();
   }
 

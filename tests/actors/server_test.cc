@@ -105,7 +105,7 @@ TEST(Server, ServesWhatTheModelGenerates) {
 
     std::promise<Result<EmbedResponse>> promise;
     frontend.embed({TenantId("local"), true}, {"e", {std::vector<TokenId>{1, 2, 3}}},
-                   [&](Result<EmbedResponse> r) { promise.set_value(std::move(r)); });
+                   [&](Result<EmbedResponse> r, const auto&) { promise.set_value(std::move(r)); });
     const auto embedded = promise.get_future().get();
     ASSERT_TRUE(embedded) << to_string(embedded.error());
     const std::vector<TokenId> input{1, 2, 3};

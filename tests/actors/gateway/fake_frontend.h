@@ -1,6 +1,7 @@
 // A Frontend without a cluster: answers every generation with `max_tokens` tokens "w0 w1 ...", from
 // a thread of its own, within a window of credit. Model "fake" works, "busy" and "overloaded"
-// refuse, "broken" fails after three tokens. For tests of the gateways.
+// refuse, "broken" fails after three tokens. Goes on behind what was resumed, as a cluster does.
+// For tests of the gateways and of the SDK.
 #pragma once
 
 #include <atomic>
@@ -26,6 +27,8 @@ class FakeFrontend final : public Frontend {
   std::atomic<int> cancelled{0};
   std::atomic<std::uint32_t> most_ahead{0};  // tokens sent and not consumed
   std::atomic<int> token_delay_us{0};
+  std::atomic<int> refusals{0};      // so many requests are `unavailable` from now on
+  std::optional<RateLimits> limits;  // told of every request; set before the first
 
   Result<Caller> authenticate(std::string_view key) const override {
     if (key == "wrong") return fail(ErrorCode::unauthenticated, "unknown API key");
@@ -38,6 +41,7 @@ class FakeFrontend final : public Frontend {
     auto stream = std::make_shared<Stream>();
     ++running;
     const std::lock_guard lock(mutex_);
+    requests_.push_back(request);
     threads_.emplace_back([this, stream, request = std::move(request), listener]() mutable {
       answer(*stream, request, *listener);
       listener.reset();
@@ -49,7 +53,7 @@ class FakeFrontend final : public Frontend {
   std::function<void()> embed(const Caller&, EmbedRequest request,
                               EmbedCallback callback) override {
     if (request.model != "fake") {
-      callback(fail(ErrorCode::not_found, "no model named '" + request.model + "'"));
+      callback(fail(ErrorCode::not_found, "no model named '" + request.model + "'"), limits);
       return [] {};
     }
     EmbedResponse response;
@@ -57,8 +61,13 @@ class FakeFrontend final : public Frontend {
       response.embeddings.push_back({1.0F, static_cast<float>(i)});
     }
     response.prompt_tokens = static_cast<std::uint32_t>(request.inputs.size());
-    callback(std::move(response));
+    callback(std::move(response), limits);
     return [] {};
+  }
+
+  std::vector<GenerateRequest> requests() const {
+    const std::lock_guard lock(mutex_);
+    return requests_;
   }
 
   std::vector<ModelCard> models() const override {
@@ -98,6 +107,12 @@ class FakeFrontend final : public Frontend {
   };
 
   void answer(Stream& stream, const GenerateRequest& request, GenerationListener& listener) {
+    if (limits) listener.on_limits(*limits);
+    if (refusals > 0) {
+      --refusals;
+      listener.on_end({}, Error(ErrorCode::unavailable, "not now").retry_after(20));
+      return;
+    }
     if (request.model == "busy") {
       listener.on_end({}, Error(ErrorCode::resource_exhausted, "queue full").retry_after(1500));
       return;
@@ -122,7 +137,11 @@ class FakeFrontend final : public Frontend {
   // False if it has ended the request.
   bool answer_choice(Stream& stream, const GenerateRequest& request, GenerationListener& listener,
                      std::uint32_t choice, GenerationUsage& usage) {
-    if (request.echo) {
+    const auto resumed = request.resumed.empty()
+                             ? 0U
+                             : static_cast<std::uint32_t>(request.resumed[choice].tokens.size());
+    usage.completion_tokens += resumed;
+    if (request.echo && resumed == 0) {
       GenerationDelta prompt;
       prompt.choice = choice;
       prompt.text = "<prompt>";
@@ -131,7 +150,7 @@ class FakeFrontend final : public Frontend {
       listener.on_delta(std::move(prompt));
     }
     const std::uint32_t count = request.max_tokens.value_or(8);
-    for (std::uint32_t i = 0; i < count; ++i) {
+    for (std::uint32_t i = resumed; i < count; ++i) {
       if (i == 3 && request.model == "broken") {
         listener.on_end(usage, Error(ErrorCode::unavailable, "the node is gone"));
         return false;
@@ -156,6 +175,7 @@ class FakeFrontend final : public Frontend {
       delta.choice = choice;
       delta.text = "w" + std::to_string(i) + " ";
       delta.token_count = 1;
+      delta.ids = {static_cast<TokenId>(i)};
       if (request.sampling.top_logprobs >= 0) {
         auto& token = delta.tokens.emplace_back(TokenText{delta.text, -0.5F, {}});
         for (int k = 0; k < request.sampling.top_logprobs; ++k) {
@@ -169,7 +189,8 @@ class FakeFrontend final : public Frontend {
     return true;
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  std::vector<GenerateRequest> requests_;
   std::vector<std::thread> threads_;
 };
 

@@ -187,6 +187,37 @@ TEST_F(HttpGatewayTest, RefusalsHaveTheirStatus) {
   EXPECT_EQ(client.post(completion_path, R"({"model":"fake"})").status, 400);
 }
 
+TEST_F(HttpGatewayTest, EveryAnswerOfTheClusterTellsTheRateLimits) {
+  frontend_.limits = RateLimits{{60, 58.9, 1.1}, {1000, 900, 2}, {500, 100, 400}};
+  start();
+  Client client(port());
+  const auto check = [](const TestResponse& response, int status) {
+    EXPECT_EQ(response.status, status);
+    for (const auto& [name, value] :
+         std::map<std::string, std::string>{{"x-ratelimit-limit-requests", "60"},
+                                            {"x-ratelimit-remaining-requests", "58"},
+                                            {"x-ratelimit-reset-requests", "1.1s"},
+                                            {"x-ratelimit-limit-tokens", "500"},
+                                            {"x-ratelimit-remaining-tokens", "100"},
+                                            {"x-ratelimit-reset-tokens", "6m40s"}}) {
+      ASSERT_EQ(response.headers.count(name), 1U) << name;
+      EXPECT_EQ(response.headers.at(name), value) << name;
+    }
+  };
+  for (const bool stream : {false, true}) {
+    check(client.post(completion_path, prompt(5, stream)), 200);
+    const auto refused = client.post(completion_path, prompt(5, stream, "busy"));
+    check(refused, 429);
+    EXPECT_EQ(refused.headers.at("retry-after"), "2");
+    EXPECT_EQ(refused.headers.at("retry-after-ms"), "1500");
+  }
+  check(client.post("/v1/embeddings", R"({"model":"fake","input":"a"})"), 200);
+  check(client.post("/v1/embeddings", R"({"model":"none","input":"a"})"), 404);
+  // The next answer on the connection has none of its own.
+  EXPECT_EQ(client.get("/v1/models").headers.count("x-ratelimit-limit-requests"), 0U);
+  EXPECT_EQ(client.post(completion_path, "{").headers.count("x-ratelimit-limit-requests"), 0U);
+}
+
 TEST_F(HttpGatewayTest, AFailureInMidStreamIsAnEvent) {
   frontend_.token_delay_us = 2000;
   start();

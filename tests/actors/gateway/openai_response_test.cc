@@ -182,5 +182,24 @@ TEST(OpenAiResponse, IdsDiffer) {
   EXPECT_NE(make_answer_id("cmpl-"), make_answer_id("cmpl-"));
 }
 
+TEST(OpenAiResponse, RateLimitHeaders) {
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  EXPECT_TRUE(rate_limit_headers({}).empty()) << "no limit, no header";
+  EXPECT_EQ(rate_limit_headers({{10, 0, 0.0201}, {}, {}}),
+            (Headers{{"x-ratelimit-limit-requests", "10"},
+                     {"x-ratelimit-remaining-requests", "0"},
+                     {"x-ratelimit-reset-requests", "21ms"}}));
+  const auto tokens = [](cluster::RateState prompt, cluster::RateState generated) {
+    const auto headers = rate_limit_headers({{}, prompt, generated});
+    return headers.size() == 3
+               ? headers[0].second + " " + headers[1].second + " " + headers[2].second
+               : "not three";
+  };
+  EXPECT_EQ(tokens({100, 50, 1}, {}), "100 50 1s");
+  EXPECT_EQ(tokens({}, {200, 0.5, 3599.5}), "200 0 1h0m0s");
+  EXPECT_EQ(tokens({100, 50, 1}, {1000, 499, 61}), "1000 499 1m1s") << "the scarcer one";
+  EXPECT_EQ(tokens({100, 50, 12.345}, {1000, 501, 61}), "100 50 12.345s");
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -39,8 +39,9 @@ class RpcGatewayTest : public ::testing::Test {
   std::string address() const { return "127.0.0.1:" + std::to_string(gateway_->port()); }
   client::Client connect(const std::string& key = "") const {
     client::Options options;
-    options.address = address();
+    options.addresses = {address()};
     options.api_key = key;
+    options.retry_ms = 0;
     return client::Client(options);
   }
   static client::GenerateRequest request(std::uint32_t tokens) {
@@ -277,13 +278,14 @@ TEST_F(RpcGatewayTest, TlsIsCheckedBothForTheAuthorityAndTheName) {
   ASSERT_TRUE(gateway) << gateway.error().message;
   const std::string port = std::to_string((*gateway)->port());
   client::Options options;
-  options.address = "localhost:" + port;
+  options.addresses = {"localhost:" + port};
   options.ca_file = files.certificate().string();
   options.connect_timeout_ms = 2000;
+  options.retry_ms = 0;
   EXPECT_EQ(client::Client(options).generate(request(5)).usage.completion_tokens, 5U);
 
   client::Options other_name = options;
-  other_name.address = "127.0.0.1:" + port;
+  other_name.addresses = {"127.0.0.1:" + port};
   EXPECT_THROW(client::Client{other_name}, client::Error);
   const TlsFiles strangers;
   client::Options other_authority = options;
