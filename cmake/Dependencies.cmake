@@ -6,6 +6,7 @@ find_package(nlohmann_json 3.11 REQUIRED)
 find_package(spdlog REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(CLI11 REQUIRED)
+find_package(RocksDB CONFIG REQUIRED)
 
 # Debian's CAF 0.17 ships no CMake package.
 foreach(component core io openssl)

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <ostream>
+#include <stdexcept>
 #include <thread>
 
 #include "tests/storage/testing.h"
@@ -238,12 +240,17 @@ TEST_P(StoreTest, AnEndedWatchIsSilent) {
   EXPECT_THAT(log.changes(), IsEmpty());
 }
 
+Opened open_memory() { return {{}, make_memory_store()}; }
+Opened open_embedded() {
+  auto directory = std::make_shared<TemporaryDirectory>();
+  auto store = open_embedded_store(directory->path());
+  if (!store) throw std::runtime_error(to_string(store.error()));
+  return {std::move(directory), std::move(*store)};
+}
+
 INSTANTIATE_TEST_SUITE_P(All, StoreTest,
-                         testing::Values(Kind{"Memory",
-                                              [] {
-                                                return Opened{{}, make_memory_store()};
-                                              },
-                                              100ms}),
+                         testing::Values(Kind{"Memory", open_memory, 100ms},
+                                         Kind{"Embedded", open_embedded, 100ms}),
                          [](const auto& info) { return info.param.name; });
 
 // A watcher slower than the writers is not sent every change, but it is brought up to date.
