@@ -144,6 +144,8 @@ struct Caller {
   bool is_operator = false;
 };
 
+class Administration;
+
 class Frontend {
  public:
   virtual ~Frontend() = default;
@@ -165,6 +167,9 @@ class Frontend {
   virtual ClusterStatus status() const = 0;
   virtual Result<MemoryReport> memory() const = 0;
   virtual std::string metrics() const = 0;  // Prometheus text exposition format
+  // What an operator may do to the cluster; null where this process has none. Lives as long as the
+  // frontend.
+  virtual Administration* administration() = 0;
 };
 
 }  // namespace plimsoll

@@ -64,9 +64,11 @@ class StreamHandle final : public GenerationStream {
 
 ClusterFrontend::ClusterFrontend(caf::actor_system& system, RequestServices& services,
                                  std::vector<TenantConfig> tenants,
-                                 std::map<std::string, Served> models)
+                                 std::map<std::string, Served> models,
+                                 Administration* administration)
     : system_(system),
       services_(services),
+      administration_(administration),
       models_(std::move(models)),
       started_(std::chrono::steady_clock::now()),
       // Unique within a cluster: 24 random bits for this process, then a counter.

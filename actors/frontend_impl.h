@@ -25,9 +25,11 @@ class ClusterFrontend final : public Frontend {
     Charge memory;  // the tokenizer's
   };
 
-  // `system` and `services` outlive the frontend and every request that it started.
+  // `system`, `services` and `administration` outlive the frontend and every request that it
+  // started.
   ClusterFrontend(caf::actor_system& system, RequestServices& services,
-                  std::vector<TenantConfig> tenants, std::map<std::string, Served> models);
+                  std::vector<TenantConfig> tenants, std::map<std::string, Served> models,
+                  Administration* administration = nullptr);
 
   Result<Caller> authenticate(std::string_view api_key) const override;
   std::shared_ptr<GenerationStream> generate(const Caller& caller, GenerateRequest request,
@@ -39,6 +41,7 @@ class ClusterFrontend final : public Frontend {
   ClusterStatus status() const override;
   Result<MemoryReport> memory() const override;
   std::string metrics() const override;
+  Administration* administration() override { return administration_; }
 
  private:
   using Digest = std::array<unsigned char, 32>;
@@ -52,6 +55,7 @@ class ClusterFrontend final : public Frontend {
 
   caf::actor_system& system_;
   RequestServices& services_;
+  Administration* const administration_;
   std::vector<Key> keys_;
   const std::map<std::string, Served> models_;
   const std::chrono::steady_clock::time_point started_;

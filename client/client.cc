@@ -166,6 +166,7 @@ Client::Client(Options options) : impl_(std::make_unique<Impl>(std::move(options
 Client::~Client() = default;
 Client::Client(Client&&) noexcept = default;
 Client& Client::operator=(Client&&) noexcept = default;
+Session& Client::session() { return *impl_; }
 
 Generation Client::generate(const GenerateRequest& request, const OnDelta& on_delta,
                             std::stop_token stop) {
@@ -267,8 +268,9 @@ Status Client::status() {
   static constexpr const char* levels[] = {"green", "yellow", "orange", "red"};
   Status out;
   impl_->run_as_operator(
-      [&](schema::Operator::Client op, Impl::Outcome&) {
+      [&](schema::Operator::Client op, Impl::Outcome& outcome) {
         return op.statusRequest().send().then([&](auto response) {
+          if (!outcome.good(response)) return;
           const auto in = response.getStatus();
           out.version = string_of(in.getVersion());
           out.uptime_seconds = in.getUptimeSeconds();

@@ -161,6 +161,8 @@ struct Memory {
   std::optional<double> pressure_some_avg10;  // percent
 };
 
+class Session;
+
 class Client {
  public:
   explicit Client(Options options = {});  // connects; throws Error if no address answers
@@ -177,11 +179,14 @@ class Client {
   Embeddings embed(const std::string& model, const std::vector<std::string>& inputs);
   std::vector<Model> models();
 
-  // These need a key with the operator's rights.
+  // These need a key with the operator's rights, as do those of client/operator.h.
   Status status();
   Memory memory();
 
  private:
+  friend class Operator;
+  Session& session();
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

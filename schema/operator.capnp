@@ -1,12 +1,51 @@
 @0xb8a6c90e4d1f7732;
-# The operator API: what the cluster is doing, and where its memory is.
+# The operator API: what the cluster is doing, where its memory is, and what shall change.
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
+using Error = import "error.capnp".Error;
 
 interface Operator {
-  status @0 () -> (status :Status);
-  memory @1 () -> (report :MemoryReport, error :import "error.capnp".Error);
+  # Every call's `error` is null when all went well; then, and only then, its other results count.
+  # The rights are checked on each call: a key that was revoked can do nothing more here.
+
+  status @0 () -> (status :Status, error :Error);
+  memory @1 () -> (report :MemoryReport, error :Error);
+
+  # ---- the cluster and its nodes
+  cluster @2 () -> (view :ClusterView, error :Error);
+  cordon @3 (node :Text, on :Bool) -> (error :Error);
+  # A cordoned node takes nothing new and keeps what it has.
+  drain @4 (node :Text, deadlineMs :UInt32)
+      -> (finished :UInt32, moved :UInt32, cut :UInt32, error :Error);
+  # Returns when the node holds no sequence any more, or the deadline has passed and the rest was
+  # cut. Drains run one after the other.
+  remove @5 (node :Text, force :Bool) -> (error :Error);
+  rebalance @6 (dryRun :Bool) -> (moves :List(Move), error :Error);
+
+  # ---- who may join
+  createJoinToken @7 (ttlSeconds :UInt32) -> (token :Text, error :Error);
+  listJoinTokens @8 () -> (tokens :List(JoinToken), error :Error);
+  revokeJoinToken @9 (id :Text) -> (error :Error);
+
+  # ---- tenants
+  listTenants @10 () -> (tenants :List(TenantView), error :Error);
+  showTenant @11 (name :Text) -> (tenant :TenantView, error :Error);
+  createTenant @12 (tenant :Tenant) -> (apiKey :Text, error :Error);
+  # The key is said this once; the cluster keeps only its hash.
+  setQuota @13 (tenant :Text, quota :Quota) -> (error :Error);
+  setTier @14 (tenant :Text, tier :Tier) -> (error :Error);
+  suspend @15 (tenant :Text, on :Bool) -> (error :Error);
+  rotateKey @16 (tenant :Text, graceSeconds :UInt32) -> (apiKey :Text, error :Error);
+  # Older keys stay valid for the grace period.
+  usage @17 () -> (usage :List(TenantUsage), error :Error);
+
+  # ---- models
+  listModels @18 () -> (models :List(PlacedModel), error :Error);
+  loadModel @19 (name :Text, source :Text, nodes :List(Text)) -> (error :Error);
+  # No nodes: all of them. Returns when it is accepted; listModels shows how far it is.
+  unloadModel @20 (name :Text) -> (error :Error);
+  placeModel @21 (name :Text, nodes :List(Text)) -> (error :Error);
 }
 
 struct Status {
@@ -77,4 +116,131 @@ struct MemoryRow {
   peakBytes @5 :Int64;
   residentBytes @6 :Int64;
   # What of it is in memory: touched, or of a mapping in page cache.
+}
+
+struct ClusterView {
+  version @0 :Text;
+  store @1 :Text;
+  # Where the cluster's records are: embedded, etcd or memory.
+  membershipVersion @2 :UInt64;
+  uptimeSeconds @3 :Float64;
+  routers @4 :List(Router);
+  nodes @5 :List(ClusterNode);
+}
+
+struct Router {
+  name @0 :Text;
+  address @1 :Text;
+  self @2 :Bool;
+  # The one that answers.
+  streams @3 :UInt32;
+  tokensPerSecond @4 :Float64;
+}
+
+struct ClusterNode {
+  name @0 :Text;
+  state @1 :Text;
+  address @2 :Text;
+  version @3 :Text;
+  epoch @4 :UInt64;
+  weight @5 :Float64;
+  slowFactor @6 :Float64;
+  heartbeatAgeSeconds @7 :Float64;
+  sequences @8 :UInt32;
+  tokensPerSecond @9 :Float64;
+  memoryUsedBytes @10 :UInt64;
+  memoryLimitBytes @11 :UInt64;
+  pressure @12 :Pressure;
+  models @13 :List(Text);
+}
+
+struct Move {
+  tenant @0 :Text;
+  from @1 :Text;
+  to @2 :Text;
+  sequences @3 :UInt32;
+}
+
+struct JoinToken {
+  id @0 :Text;
+  # Not enough to use it.
+  expires @1 :UInt64;
+  # Unix time.
+}
+
+enum Tier {
+  guaranteed @0;
+  standard @1;
+  bestEffort @2;
+}
+
+struct Quota {
+  # Over the whole cluster. 0: no limit.
+  requestsPerSecond @0 :Float64;
+  promptTokensPerSecond @1 :Float64;
+  generatedTokensPerSecond @2 :Float64;
+  burstSeconds @3 :Float64 = 6;
+  sequences @4 :UInt32 = 64;
+  # Never 0.
+  kvBytes @5 :UInt64;
+  cacheBytes @6 :UInt64;
+  promptTokens @7 :UInt32;
+  generatedTokens @8 :UInt32;
+  deadlineMs @9 :UInt32;
+  models @10 :List(Text);
+  # Empty: all.
+}
+
+struct Tenant {
+  name @0 :Text;
+  tier @1 :Tier = standard;
+  quota @2 :Quota;
+  suspended @3 :Bool;
+  isOperator @4 :Bool;
+  keys @5 :List(Key);
+  # Ignored when a tenant is created.
+  struct Key {
+    created @0 :UInt64;
+    # Unix time, as is the next.
+    expires @1 :UInt64;
+    # 0: never.
+  }
+}
+
+struct TenantView {
+  tenant @0 :Tenant;
+  home @1 :List(Text);
+  # Its nodes, best first.
+  sequences @2 :UInt32;
+  tokensPerSecond @3 :Float64;
+  memoryBytes @4 :UInt64;
+}
+
+struct TenantUsage {
+  # Since the tenant was created.
+  tenant @0 :Text;
+  requests @1 :UInt64;
+  promptTokens @2 :UInt64;
+  cachedTokens @3 :UInt64;
+  generatedTokens @4 :UInt64;
+  kvByteSeconds @5 :Float64;
+  rejections @6 :List(Rejection);
+  struct Rejection {
+    reason @0 :Text;
+    count @1 :UInt64;
+  }
+}
+
+struct PlacedModel {
+  name @0 :Text;
+  version @1 :Text;
+  source @2 :Text;
+  replicas @3 :List(Replica);
+  struct Replica {
+    node @0 :Text;
+    state @1 :Text;
+    # loading, ready, failed or unloading.
+    reason @2 :Text;
+    # Why it failed.
+  }
 }

@@ -208,6 +208,8 @@ void RpcGateway::stop(std::chrono::milliseconds deadline) {
   impl_->deadline = deadline;
   impl_->stop->fulfill();
   impl_->thread.join();
+  impl_->shared->operations.stop();
+  impl_->shared->drains.stop();
 }
 
 }  // namespace plimsoll

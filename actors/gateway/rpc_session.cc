@@ -4,9 +4,10 @@
 
 #include <deque>
 
+#include "actors/gateway/rpc_operator.h"
+#include "actors/gateway/rpc_text.h"
 #include "engine/base/result.h"
 #include "schema/inference.capnp.h"
-#include "schema/operator.capnp.h"
 
 namespace plimsoll {
 
@@ -14,17 +15,6 @@ namespace {
 
 kj::ArrayPtr<const kj::byte> data_of(const std::string& bytes) {
   return {reinterpret_cast<const kj::byte*>(bytes.data()), bytes.size()};
-}
-kj::StringPtr text_of(const std::string& text) { return {text.c_str(), text.size()}; }
-kj::StringPtr text_of(std::string_view text) { return {text.data(), text.size()}; }
-std::string string_of(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
-
-void write(const Error& error, schema::Error::Builder out) {
-  out.setCode(text_of(to_string(error.code)));
-  out.setMessage(text_of(error.message));
-  out.setReason(text_of(error.reason));
-  out.setParam(text_of(error.param));
-  out.setRetryAfterMs(error.retry_after_ms);
 }
 
 Result<GenerateRequest> read_request(schema::GenerateRequest::Reader in) {
@@ -320,102 +310,6 @@ class InferenceServer final : public schema::Inference::Server {
   Caller caller_;
 };
 
-class OperatorServer final : public schema::Operator::Server {
- public:
-  explicit OperatorServer(std::shared_ptr<RpcShared> shared) : shared_(std::move(shared)) {}
-
-  kj::Promise<void> status(StatusContext context) override {
-    const auto status = shared_->frontend.status();
-    auto out = context.getResults().initStatus();
-    out.setVersion(text_of(status.version));
-    out.setUptimeSeconds(status.uptime_seconds);
-    out.setPressure(static_cast<schema::Pressure>(status.pressure));
-    auto nodes = out.initNodes(status.nodes.size());
-    for (unsigned i = 0; i < status.nodes.size(); ++i) {
-      const auto& node = status.nodes[i];
-      nodes[i].setName(text_of(node.name));
-      nodes[i].setState(text_of(node.state));
-      auto engines = nodes[i].initEngines(node.models.size());
-      for (unsigned j = 0; j < node.models.size(); ++j) {
-        write(node.models[j].first, node.models[j].second, engines[j]);
-      }
-    }
-    return kj::READY_NOW;
-  }
-
-  kj::Promise<void> memory(MemoryContext context) override {
-    const auto report = shared_->frontend.memory();
-    auto results = context.getResults();
-    if (!report) {
-      write(report.error(), results.initError());
-    } else {
-      write(*report, results.initReport());
-    }
-    return kj::READY_NOW;
-  }
-
- private:
-  static void write(const std::string& model, const EngineStats& stats,
-                    schema::Engine::Builder out) {
-    out.setModel(text_of(model));
-    out.setWaiting(stats.waiting);
-    out.setRunning(stats.running);
-    out.setPaused(stats.paused);
-    out.setKvBlocksTotal(stats.kv_blocks_total);
-    out.setKvBlocksUsed(stats.kv_blocks_used);
-    out.setKvBlocksCached(stats.kv_blocks_cached);
-    out.setStepsTotal(stats.steps_total);
-    out.setPromptTokensTotal(stats.prompt_tokens_total);
-    out.setCachedPromptTokensTotal(stats.cached_prompt_tokens_total);
-    out.setGeneratedTokensTotal(stats.generated_tokens_total);
-    out.setPreemptionsTotal(stats.preemptions_total);
-    out.setFinishedTotal(stats.finished_total);
-    out.setRefusedTotal(stats.refused_total);
-    out.setCancelledTotal(stats.cancelled_total);
-    out.setStepSecondsTotal(stats.step_seconds_total);
-  }
-
-  static void write(const Error& error, schema::Error::Builder out) { plimsoll::write(error, out); }
-
-  static void write(const MemoryReport& report, schema::MemoryReport::Builder out) {
-    auto rows = out.initRows(report.rows.size());
-    for (unsigned i = 0; i < report.rows.size(); ++i) {
-      const auto& row = report.rows[i];
-      rows[i].setComponent(text_of(to_string(row.component)));
-      rows[i].setModel(text_of(row.model));
-      rows[i].setTenant(text_of(row.tenant));
-      rows[i].setKind(text_of(to_string(row.kind)));
-      rows[i].setBytes(row.bytes);
-      rows[i].setPeakBytes(row.peak_bytes);
-      rows[i].setResidentBytes(row.resident_bytes);
-    }
-    out.setRssBytes(report.process.rss_bytes);
-    out.setPssBytes(report.process.pss_bytes);
-    out.setAnonymousBytes(report.process.anonymous_bytes);
-    out.setFileBytes(report.process.file_bytes);
-    out.setLedgerAnonymousBytes(report.ledger_anonymous_bytes);
-    out.setLedgerTouchedBytes(report.ledger_touched_bytes);
-    out.setLedgerMappedBytes(report.ledger_mapped_bytes);
-    out.setUnattributedBytes(report.unattributed_bytes);
-    if (report.cgroup) {
-      out.setCgroupCurrentBytes(static_cast<std::int64_t>(report.cgroup->current_bytes));
-      if (report.cgroup->limit_bytes) {
-        out.setCgroupLimitBytes(static_cast<std::int64_t>(*report.cgroup->limit_bytes));
-      }
-      if (report.cgroup->oom_kills) {
-        out.setOomKills(static_cast<std::int64_t>(*report.cgroup->oom_kills));
-      }
-    }
-    if (report.pressure) out.setPressureSomeAvg10(report.pressure->some_avg10);
-    if (report.allocator) {
-      out.setAllocatorAllocatedBytes(static_cast<std::int64_t>(report.allocator->allocated_bytes));
-      out.setAllocatorActiveBytes(static_cast<std::int64_t>(report.allocator->active_bytes));
-    }
-  }
-
-  std::shared_ptr<RpcShared> shared_;
-};
-
 class GatewayServer final : public schema::Gateway::Server {
  public:
   GatewayServer(std::shared_ptr<RpcShared> shared, std::function<void()> logged_in)
@@ -434,17 +328,13 @@ class GatewayServer final : public schema::Gateway::Server {
   }
 
   kj::Promise<void> administer(AdministerContext context) override {
-    auto caller = shared_->frontend.authenticate(string_of(context.getParams().getApiKey()));
+    const auto key = string_of(context.getParams().getApiKey());
     auto results = context.getResults();
-    if (!caller) {
-      write(caller.error(), results.initError());
-    } else if (!caller->is_operator) {
-      write(Error(ErrorCode::permission_denied,
-                  "tenant '" + caller->tenant.get() + "' has no operator's rights"),
-            results.initError());
+    if (auto good = check_operator(shared_->frontend, key); !good) {
+      write(good.error(), results.initError());
     } else {
       logged_in_();
-      results.setOperator(kj::heap<OperatorServer>(shared_));
+      results.setOperator(make_rpc_operator(shared_, key));
     }
     return kj::READY_NOW;
   }

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "actors/frontend.h"
+#include "actors/gateway/call_thread.h"
 #include "actors/gateway/kj_mailbox.h"
 #include "engine/memory/ledger.h"
 
@@ -19,7 +20,10 @@ struct RpcShared {
   Frontend& frontend;
   Ledger& ledger;
   KjMailbox mailbox;
-  std::atomic<std::uint32_t> calls{0};  // generations and embeddings in progress
+  std::atomic<std::uint32_t> calls{0};  // in progress: generations, embeddings, operators'
+  // Where the calls of Administration run: drains take long, the others shall not wait for them.
+  CallThread operations{32};
+  CallThread drains{8};
 };
 
 // The bootstrap capability of one connection. `logged_in` is called on the first good login.

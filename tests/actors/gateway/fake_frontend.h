@@ -30,8 +30,15 @@ class FakeFrontend final : public Frontend {
   std::atomic<int> refusals{0};      // so many requests are `unavailable` from now on
   std::optional<RateLimits> limits;  // told of every request; set before the first
 
+  void revoke(std::string key) {
+    const std::lock_guard lock(mutex_);
+    revoked_ = std::move(key);
+  }
   Result<Caller> authenticate(std::string_view key) const override {
-    if (key == "wrong") return fail(ErrorCode::unauthenticated, "unknown API key");
+    const std::lock_guard lock(mutex_);
+    if (key == "wrong" || (!revoked_.empty() && key == revoked_)) {
+      return fail(ErrorCode::unauthenticated, "unknown API key");
+    }
     return Caller{TenantId(key.empty() ? "local" : std::string(key)), key != "tenant"};
   }
 
@@ -87,6 +94,8 @@ class FakeFrontend final : public Frontend {
   }
   Result<MemoryReport> memory() const override { return make_memory_report(process_ledger()); }
   std::string metrics() const override { return "plimsoll_test 1\n"; }
+  Administration* administrator = nullptr;
+  Administration* administration() override { return administrator; }
 
  private:
   struct Stream final : GenerationStream {
@@ -192,6 +201,7 @@ class FakeFrontend final : public Frontend {
   mutable std::mutex mutex_;
   std::vector<GenerateRequest> requests_;
   std::vector<std::thread> threads_;
+  std::string revoked_;
 };
 
 }  // namespace plimsoll
