@@ -8,6 +8,7 @@ namespace {
 
 // All floors together take no more than this part of the quota, however many routers there are.
 constexpr double floors_in_all = 0.25;
+constexpr double least_share = 1e-6;  // less is rounding
 
 // What each router should have in the end: in proportion to demand where all of it fits, else
 // max-min fair (nobody gets more than it wants, what is left is divided equally).
@@ -21,9 +22,10 @@ double target(const std::vector<QuotaShare>& shares, std::size_t mine, const Lea
     sum += wanted.back();
   }
   const double own = wanted[mine];
-  if (sum <= 1) return own / sum;
+  const double all = 1 - config.reserve;
+  if (sum <= all) return own / sum * all;
   std::ranges::sort(wanted);
-  double left = 1;
+  double left = all;
   for (std::size_t i = 0; i < wanted.size(); ++i) {
     const double equal = left / static_cast<double>(wanted.size() - i);
     if (wanted[i] >= equal) return std::min(own, equal);
@@ -49,6 +51,7 @@ QuotaLease renew(QuotaLease lease, const std::string& router, double demand, dou
   const auto mine = static_cast<std::size_t>(own - shares.begin());
   const double kept = std::min(in_use, own->share);  // others may have taken what it let expire
   own->share = std::clamp(target(shares, mine, config), 0.0, std::max(free, 0.0));
+  if (own->share < least_share) own->share = 0;
   if (kept > own->share) own->share = kept;
   return lease;
 }

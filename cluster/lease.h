@@ -29,6 +29,7 @@ struct LeaseConfig {
   // Least share of a router that is alive, so that a new client gets in; all of them together take
   // no more than a quarter.
   double floor = 0.05;
+  double reserve = 0.05;  // kept free, so that a router that is new to the tenant starts at once
 };
 
 // `router` renews its share at `now_ms`, with its demand. Expired shares of others are freed (after

@@ -199,9 +199,11 @@ Decision Quotas::decide(State& state, const Ask& ask, Time now) {
     const bool never = rate.needed > capacity(state, bucket, 1);
     const double missing = std::min(rate.needed, full) - bucket.level;
     if (!never && missing <= whole) continue;
+    // Once the lease ends, another share counts.
+    const double wait = std::min(missing / (bucket.rate * state.share),
+                                 std::max(1.0, (state.lease_end - now).count()));
     const auto retry = never ? std::chrono::milliseconds(0)
-                             : std::max(std::chrono::milliseconds(1),
-                                        ceil_ms(missing / (bucket.rate * state.share)));
+                             : std::max(std::chrono::milliseconds(1), ceil_ms(wait));
     const Decision refused{rate.verdict, retry, full, full - bucket.level, rate.needed};
     if (never) return refused;
     if (retry > decision.retry_after) decision = refused;

@@ -31,7 +31,7 @@ QuotaLease rounds(QuotaLease lease, const std::vector<double>& demands, int coun
 
 TEST(Lease, ALoneRouterHasAllOfIt) {
   const auto lease = renew({}, "a", 0, 0, 1000);
-  EXPECT_EQ(share(lease, "a"), 1);
+  EXPECT_DOUBLE_EQ(share(lease, "a"), 0.95) << "the rest waits for who comes to it";
   EXPECT_EQ(granted(lease, "a").until_ms, 4000U);
   EXPECT_EQ(share(lease, "b"), 0);
 }
@@ -39,18 +39,18 @@ TEST(Lease, ALoneRouterHasAllOfIt) {
 TEST(Lease, ConvergesInAFewRounds) {
   // All of it fits: in proportion.
   auto lease = rounds({}, {0.6, 0.2, 0.1}, 3);
-  EXPECT_NEAR(share(lease, "0"), 0.6 / 0.9, 0.02);
-  EXPECT_NEAR(share(lease, "1"), 0.2 / 0.9, 0.02);
+  EXPECT_NEAR(share(lease, "0"), 0.6 / 0.9 * 0.95, 0.02);
+  EXPECT_NEAR(share(lease, "1"), 0.2 / 0.9 * 0.95, 0.02);
   // More than there is: nobody gets more than it wants, the rest is divided equally.
   lease = rounds(lease, {5, 0.2, 0.7}, 4, 3000);
-  EXPECT_NEAR(share(lease, "0"), 0.4, 1e-9);
+  EXPECT_NEAR(share(lease, "0"), 0.375, 1e-9);
   EXPECT_NEAR(share(lease, "1"), 0.2, 1e-9);
-  EXPECT_NEAR(share(lease, "2"), 0.4, 1e-9);
+  EXPECT_NEAR(share(lease, "2"), 0.375, 1e-9);
 }
 
 TEST(Lease, ARouterWithNewDemandSoonGetsItsFloorAndThenItsPart) {
   auto lease = rounds({}, {3, 0}, 4);
-  EXPECT_NEAR(share(lease, "0"), 0.95, 1e-9);
+  EXPECT_NEAR(share(lease, "0"), 0.9, 1e-9);
   EXPECT_NEAR(share(lease, "1"), 0.05, 1e-9) << "it may start at once";
   lease = rounds(lease, {3, 0.3, 0.3}, 3, 4000);
   EXPECT_GE(share(lease, "1"), 0.3 - 1e-9);
@@ -61,17 +61,17 @@ TEST(Lease, ManyIdleRoutersDoNotEatTheQuota) {
   std::vector<double> demands(40, 0.0);
   demands[7] = 1;
   const auto lease = rounds({}, demands, 4);
-  EXPECT_GE(share(lease, "7"), 0.75 - 1e-9);
+  EXPECT_GE(share(lease, "7"), 0.7 - 1e-9);
   EXPECT_GT(share(lease, "39"), 0);
 }
 
 TEST(Lease, TakesADeadRoutersShareOnlyAfterTheSkew) {
   auto lease = rounds({}, {1, 1}, 3);  // last renewed at 2000 and 2010
-  EXPECT_NEAR(share(lease, "0"), 0.5, 1e-9);
+  EXPECT_NEAR(share(lease, "0"), 0.475, 1e-9);
   lease = renew(lease, "1", 1, 0.5, 5499);
-  EXPECT_NEAR(share(lease, "1"), 0.5, 1e-9) << "0 may use its own by a clock that is behind";
+  EXPECT_NEAR(share(lease, "1"), 0.475, 1e-9) << "0 may use its own by a clock that is behind";
   lease = renew(lease, "1", 1, 0.5, 5500);
-  EXPECT_EQ(share(lease, "1"), 1);
+  EXPECT_DOUBLE_EQ(share(lease, "1"), 0.95);
   EXPECT_EQ(lease.shares.size(), 1U) << "the record does not grow with routers that are gone";
 }
 
@@ -79,18 +79,19 @@ TEST(Lease, TakesADeadRoutersShareOnlyAfterTheSkew) {
 TEST(Lease, WhatIsInUseIsNotGivenUp) {
   auto lease = renew({}, "a", 1, 0, 0);
   lease = renew(lease, "b", 1, 0, 10);
-  lease = renew(lease, "a", 1, 1, 1000);
-  EXPECT_NEAR(share(lease, "a"), 0.5, 1e-9) << "that much it may use from now on";
-  lease = renew(lease, "b", 1, 0, 1010);
-  EXPECT_EQ(share(lease, "b"), 0) << "but it may not know yet";
+  EXPECT_NEAR(share(lease, "b"), config.reserve, 1e-9) << "at once";
+  lease = renew(lease, "a", 1, 0.95, 1000);
+  EXPECT_NEAR(share(lease, "a"), 0.475, 1e-9) << "that much it may use from now on";
+  lease = renew(lease, "b", 1, 0.05, 1010);
+  EXPECT_NEAR(share(lease, "b"), 0.05, 1e-9) << "but it may not know yet";
   lease = renew(lease, "a", 1, 0.75, 2000);
-  lease = renew(lease, "b", 1, 0, 2010);
+  lease = renew(lease, "b", 1, 0.05, 2010);
   EXPECT_NEAR(share(lease, "b"), 0.25, 1e-9);
-  lease = renew(lease, "a", 1, 0.5, 3000);
+  lease = renew(lease, "a", 1, 0.475, 3000);
   lease = renew(lease, "b", 1, 0.25, 3010);
-  EXPECT_NEAR(share(lease, "b"), 0.5, 1e-9);
+  EXPECT_NEAR(share(lease, "b"), 0.475, 1e-9);
   lease = renew(lease, "b", 1, 0.9, 3020);
-  EXPECT_NEAR(share(lease, "b"), 0.5, 1e-9) << "nor does using more than it has bring more";
+  EXPECT_NEAR(share(lease, "b"), 0.475, 1e-9) << "nor does using more than it has bring more";
 }
 
 TEST(Lease, BadDemandIsNone) {

@@ -160,6 +160,14 @@ TEST_F(QuotasTest, WithoutALeaseNothingStarts) {
   EXPECT_EQ(verdict(100), Verdict::requests_rate) << "nothing was saved up in between";
 }
 
+TEST_F(QuotasTest, NoWaitIsLongerThanTheLease) {
+  quotas_.set_tenant(tenant({.requests_per_second = 1, .burst_seconds = 1}), Time(0));
+  quotas_.set_share("t", 1e-5, Time(3), Time(0));
+  EXPECT_EQ(verdict(0), Verdict::admitted);
+  quotas_.release("t", 1, 0);
+  EXPECT_EQ(ask(0).retry_after.count(), 3000) << "then it may have a share that is of use";
+}
+
 TEST_F(QuotasTest, AShareThatGrowsBringsNoTokens) {
   set({.requests_per_second = 10, .burst_seconds = 1}, 0.2);
   EXPECT_EQ(verdict(0), Verdict::admitted);
