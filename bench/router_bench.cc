@@ -141,23 +141,24 @@ StreamSink::behavior_type counting_sink(StreamSink::stateful_pointer<SinkState> 
   self->state.reading = reading;
   self->state.router = router;
   self->state.quarter = std::max(1U, window / 4);
-  return {[=](StreamEvents& message) {
-    auto& state = self->state;
-    message.charge.reset();
-    for (auto& event : message.events) {
-      const auto from = state.reading->position;
-      for (const auto& token : event.tokens) state.reading->take(token.id);
-      const auto count = state.reading->position - from;
-      if (count > 0) state.reading->tally->took(state.reading->stream, from, count);
-      if (event.finish) {
-        state.reading->end(event.finish == FinishReason::length);
-        return self->quit();
-      }
-      if ((state.owed += count) >= state.quarter) {
-        self->send(state.router, AddCredit{event.id, std::exchange(state.owed, 0)});
-      }
-    }
-  }};
+  return {[](const RateLimits&) {},
+          [=](StreamEvents& message) {
+            auto& state = self->state;
+            message.charge.reset();
+            for (auto& event : message.events) {
+              const auto from = state.reading->position;
+              for (const auto& token : event.tokens) state.reading->take(token.id);
+              const auto count = state.reading->position - from;
+              if (count > 0) state.reading->tally->took(state.reading->stream, from, count);
+              if (event.finish) {
+                state.reading->end(event.finish == FinishReason::length);
+                return self->quit();
+              }
+              if ((state.owed += count) >= state.quarter) {
+                self->send(state.router, AddCredit{event.id, std::exchange(state.owed, 0)});
+              }
+            }
+          }};
 }
 
 class CountingListener final : public GenerationListener {

@@ -13,6 +13,7 @@ void add_remote_options(CLI::App& verb, Context& context, bool output) {
   verb.add_option("--address", options.addresses,
                   "HOST:PORT of the server's RPC API; of a cluster, those of its routers")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->envname("PLIMSOLL_ADDRESS")
       ->capture_default_str();
   verb.add_option("--api-key", options.api_key, "better given in the environment")
