@@ -29,6 +29,7 @@ struct HealthConfig {
 struct Beat {
   std::uint64_t steps = 0;      // engine steps done in all, grows
   std::uint32_t sequences = 0;  // that it holds
+  std::uint32_t waiting = 0;    // of them, not started yet
   double round_trip_s = 0;      // of the last probe; 0 if not known
 };
 

@@ -36,6 +36,9 @@ std::uint64_t log2_fixed(std::uint64_t value) {
   return result;
 }
 
+// A node is contended where more than one in so many of its sequences waits.
+constexpr std::uint64_t waiting_part = 5;
+
 struct Scored {
   double score;
   std::size_t index;
@@ -93,13 +96,18 @@ std::vector<std::size_t> home_set(std::string_view tenant, std::span<const Place
 std::optional<std::size_t> place(std::string_view tenant, std::span<const PlacementNode> nodes,
                                  std::size_t home_size, double load_bound) {
   double load = 1;  // the one to be placed
+  double own = 1;
   double weight = 0;
   for (const auto& node : nodes) {
     load += node.load;
+    own += node.own;
     weight += node.weight * node.factor;
   }
-  const auto has_room = [&](const PlacementNode& node) {
-    return node.load + 1.0 <= std::ceil(load_bound * load * node.weight * node.factor / weight);
+  const auto has_room = [&](const PlacementNode& node, bool spread) {
+    const double part = node.weight * node.factor / weight;
+    const bool contended = node.waiting * waiting_part > node.load;
+    return node.load + 1.0 <= std::ceil(load_bound * load * part) &&
+           (!spread || !contended || node.own + 1.0 <= std::ceil(own * part));
   };
   // Of the home set: most of the prefix, then least loaded, then first in the order.
   const auto wins = [](const PlacementNode& a, const PlacementNode& b) {
@@ -107,18 +115,25 @@ std::optional<std::size_t> place(std::string_view tenant, std::span<const Placem
     return a.load * b.weight * b.factor < b.load * a.weight * a.factor;
   };
   home_size = std::max<std::size_t>(home_size, 1);
-  std::optional<std::size_t> best;
-  // Mostly there is room at home. Some node is below its share, so the whole order has a place.
-  std::size_t seen = 0;
-  for (std::size_t size = home_size; !best && seen < nodes.size(); size *= 4) {
-    const auto order = first(tenant, nodes, size);
-    for (; seen < order.size(); ++seen) {
-      const std::size_t index = order[seen].index;
-      if (best && seen >= home_size) break;
-      if (has_room(nodes[index]) && (!best || wins(nodes[index], nodes[*best]))) best = index;
+  const auto search = [&](bool spread) {
+    std::optional<std::size_t> best;
+    std::size_t seen = 0;
+    // Mostly there is room at home: the whole order is not needed.
+    for (std::size_t size = home_size; !best && seen < nodes.size(); size *= 4) {
+      const auto order = first(tenant, nodes, size);
+      for (; seen < order.size(); ++seen) {
+        const std::size_t index = order[seen].index;
+        if (best && seen >= home_size) break;
+        if (!has_room(nodes[index], spread)) continue;
+        if (!best || wins(nodes[index], nodes[*best])) best = index;
+      }
     }
-  }
-  return best;
+    return best;
+  };
+  // Some node is below its share of all sequences, and some below its share of the tenant's own,
+  // but no node may be both.
+  const auto best = search(true);
+  return best ? best : search(false);
 }
 
 }  // namespace plimsoll::cluster

@@ -2,7 +2,10 @@
 // order (Schindelhauer & Schomaker 2005), so that its prefixes stay where they are cached and a
 // node's arrival or departure moves only the tenants that it gains or held. Within the home set the
 // node that holds most of the prompt's prefix wins, as long as it is not above its bounded load
-// (Mirrokni et al. 2018); a home set that is full spills over to the next nodes of the order.
+// (Mirrokni et al. 2018); a home set that is full spills over to the next nodes of the order. Where
+// sequences wait, a tenant's own ones are spread evenly: a node divides its service
+// fairly between those who are there, so a tenant that stayed at home would get less than an equal
+// one that is everywhere.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +23,8 @@ struct PlacementNode {
   std::uint32_t load = 0;  // sequences it holds now
   double factor = 1.0;     // of its weight, for a slow node: changes its load bound, not the order
   std::uint32_t prefix_blocks = 0;  // of the prompt, thought to be cached there (of the home set)
+  std::uint32_t waiting = 0;        // of its load, not started yet
+  std::uint32_t own = 0;            // of its load, the tenant's
 };
 
 // How many nodes a tenant's home set has: its part of all weights times the nodes, at least

@@ -180,6 +180,28 @@ TEST(Placement, AHomeSetSharesTheLoad) {
   EXPECT_EQ(nodes[home[1]].load, 110U) << "both stay warm";
 }
 
+// Beside a tenant with a long queue everywhere, one that stayed at home would be served at home
+// only.
+TEST(Placement, WhereSequencesWaitATenantIsSpreadEvenly) {
+  const auto some = names(4);
+  auto nodes = nodes_of(some);
+  nodes[0].weight = 2;
+  for (auto& node : nodes) {
+    node.load = static_cast<std::uint32_t>(100 * node.weight);
+    node.waiting = node.load / 2;
+  }
+  for (int i = 0; i < 50; ++i) {
+    auto& chosen = nodes[*place("t", nodes)];
+    ++chosen.load;
+    ++chosen.own;
+  }
+  EXPECT_EQ(nodes[0].own, 20U);
+  for (int i = 1; i < 4; ++i) EXPECT_EQ(nodes[i].own, 10U);
+  for (auto& node : nodes) node.waiting = 0;
+  const auto home = home_set("t", nodes, 1).front();
+  EXPECT_EQ(*place("t", nodes), home) << "without a queue it stays at home";
+}
+
 TEST(Placement, SlowNodesGetLess) {
   const auto some = names(5);
   auto nodes = nodes_of(some);
