@@ -50,14 +50,21 @@ int nibble(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
 
 class StreamHandle final : public GenerationStream {
  public:
-  explicit StreamHandle(StreamActor actor) : actor_(std::move(actor)) {}
+  StreamHandle(StreamActor actor, std::uint32_t window)
+      : actor_(std::move(actor)), enough_(std::max(1U, window / 4)) {}
   void cancel() override { caf::anon_send(actor_, CancelAtom::value); }
+  // In quarters of the window: a message for each token would cost more than the token.
   void consumed(std::uint32_t tokens) override {
-    caf::anon_send(actor_, ConsumedAtom::value, tokens);
+    if (unsaid_.fetch_add(tokens) + tokens < enough_) return;
+    if (const auto all = unsaid_.exchange(0); all > 0) {
+      caf::anon_send(actor_, ConsumedAtom::value, all);
+    }
   }
 
  private:
   StreamActor actor_;
+  const std::uint32_t enough_;
+  std::atomic<std::uint32_t> unsaid_{0};
 };
 
 }  // namespace
@@ -146,7 +153,8 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
     open->model = (*served)->text;
     open->request = std::move(request);
   }
-  return std::make_shared<StreamHandle>(spawn_stream(system_, std::move(open)));
+  return std::make_shared<StreamHandle>(spawn_stream(system_, std::move(open)),
+                                        services_.window_tokens);
 }
 
 std::function<void()> ClusterFrontend::embed(const Caller& caller, EmbedRequest request,

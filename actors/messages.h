@@ -166,7 +166,7 @@ typename Inspector::result_type inspect(Inspector& f, Strong<Tag, Value>& x) {
   return f(const_cast<Value&>(x.get()));
 }
 
-// std::optional, which CAF 0.17 does not know: a flag, then the value if there is one.
+// std::optional and Boxed, which CAF 0.17 does not know: a flag, then the value if there is one.
 template <class T>
 struct OptionalValue {
   const bool& present;
@@ -176,20 +176,25 @@ struct OptionalValue {
     return x.present ? f(x.value) : f();
   }
 };
-template <class Inspector, class T>
-requires(Inspector::reads_state) typename Inspector::result_type
-    inspect(Inspector& f, std::optional<T>& x) {
-  return x ? f(true, *x) : f(false);
+template <class Inspector, class Optional, class T>
+typename Inspector::result_type inspect_optional(Inspector& f, Optional& x, T value) {
+  if constexpr (Inspector::reads_state) {
+    return x ? f(true, *x) : f(false);
+  } else {
+    bool present = false;
+    OptionalValue<T> rest{present, value};
+    auto result = f(present, rest);
+    x = present ? Optional(std::move(value)) : Optional();
+    return result;
+  }
 }
 template <class Inspector, class T>
-requires(Inspector::writes_state) typename Inspector::result_type
-    inspect(Inspector& f, std::optional<T>& x) {
-  bool present = false;
-  T value{};
-  OptionalValue<T> rest{present, value};
-  auto result = f(present, rest);
-  x = present ? std::optional<T>(std::move(value)) : std::nullopt;
-  return result;
+typename Inspector::result_type inspect(Inspector& f, std::optional<T>& x) {
+  return inspect_optional(f, x, T());
+}
+template <class Inspector, class T>
+typename Inspector::result_type inspect(Inspector& f, Boxed<T>& x) {
+  return inspect_optional(f, x, T());
 }
 
 #define PLIMSOLL_INSPECT(type, ...)                                   \

@@ -168,13 +168,16 @@ void Metrics::request_ended(Operation operation, const TenantId& tenant, const s
   count("generated", usage.completion_tokens);
 }
 
-void Metrics::first_token(const std::string& model, double seconds) {
-  families_->first_token.Add({{"model", model}}, first_token_buckets).Observe(seconds);
+Metrics::TokenTimes Metrics::token_times(const std::string& model) {
+  TokenTimes times;
+  times.first_ = &families_->first_token.Add({{"model", model}}, first_token_buckets);
+  times.next_ = &families_->inter_token.Add({{"model", model}}, inter_token_buckets);
+  return times;
 }
 
-void Metrics::next_tokens(const std::string& model, std::uint32_t tokens, double seconds) {
-  auto& histogram = families_->inter_token.Add({{"model", model}}, inter_token_buckets);
-  for (std::uint32_t i = 0; i < tokens; ++i) histogram.Observe(seconds / tokens);
+void Metrics::TokenTimes::first(double seconds) { first_->Observe(seconds); }
+void Metrics::TokenTimes::next(std::uint32_t tokens, double seconds) {
+  for (std::uint32_t i = 0; i < tokens; ++i) next_->Observe(seconds / tokens);
 }
 
 std::string Metrics::text(const ClusterStatus& status, std::uint32_t open_requests,

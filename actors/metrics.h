@@ -9,6 +9,10 @@
 
 #include "actors/frontend.h"
 
+namespace prometheus {
+class Histogram;
+}
+
 namespace plimsoll {
 
 class Metrics {
@@ -20,9 +24,18 @@ class Metrics {
   // Thread-safe, all of them. `model` is a served model's name, or "unknown".
   void request_ended(Operation operation, const TenantId& tenant, const std::string& model,
                      std::optional<ErrorCode> error, const GenerationUsage& usage);
-  void first_token(const std::string& model, double seconds);
-  // `tokens` came, this long after the ones before.
-  void next_tokens(const std::string& model, std::uint32_t tokens, double seconds);
+  // Where the times of one model's tokens are counted: looked up once a stream, not once a token.
+  class TokenTimes {
+   public:
+    void first(double seconds);
+    void next(std::uint32_t tokens, double seconds);  // `tokens` came so long after the ones before
+
+   private:
+    friend class Metrics;
+    prometheus::Histogram* first_ = nullptr;
+    prometheus::Histogram* next_ = nullptr;
+  };
+  TokenTimes token_times(const std::string& model);  // valid for the metrics' life
 
   // Text exposition format 0.0.4.
   std::string text(const ClusterStatus& status, std::uint32_t open_requests,

@@ -119,13 +119,32 @@ struct NodeState {
     }
   }
 
-  void send(const NodeListener& owner, std::vector<SequenceEvent> events) {
-    auto charge = std::make_shared<Charge>(*queues, heap_bytes(events));
+  void send(const NodeListener& owner, std::vector<SequenceEvent> events, MessageCharge charge) {
     self->send(owner, NodeEvents{config.name, config.epoch, std::move(events), std::move(charge)});
   }
+  void send(const NodeListener& owner, std::vector<SequenceEvent> events) {
+    auto charge = std::make_shared<Charge>(*queues, heap_bytes(events));
+    send(owner, std::move(events), std::move(charge));
+  }
 
-  // One message a step to each owner; nearly always there is one.
+  // One message a step to each owner. Nearly always there is one, and the step goes on as it is.
   void emit(EngineEvents& step) {
+    if (step.events.empty()) return;
+    const auto first = held.find(step.events.front().id);
+    const bool one =
+        first != held.end() && std::ranges::all_of(step.events, [&](const auto& event) {
+          const auto it = held.find(event.id);
+          return it != held.end() && it->second.owner == first->second.owner;
+        });
+    if (!one) return emit_to_each(step);
+    const auto owner = first->second.owner;
+    for (const auto& event : step.events) {
+      if (event.finish) held.erase(event.id);
+    }
+    send(owner, std::move(step.events), std::move(step.charge));
+  }
+
+  void emit_to_each(EngineEvents& step) {
     const auto charge = std::move(step.charge);
     std::vector<std::pair<NodeListener, std::vector<SequenceEvent>>> by_owner;
     for (auto& event : step.events) {

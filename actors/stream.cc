@@ -55,6 +55,7 @@ struct StreamState {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> in_flight;  // (choice, tokens), a FIFO
   std::size_t in_flight_begin = 0;
   GenerationUsage usage;
+  Metrics::TokenTimes times;
   std::uint32_t resumed_tokens = 0;  // of usage.completion_tokens, those generated elsewhere
   std::optional<Error> error;
   bool submitted = false;
@@ -122,6 +123,7 @@ struct StreamState {
     open->request.stop.clear();
     open->request.resumed.clear();
     open->charge.resize(prompt_text.capacity() + token_bytes(usage.completion_tokens));
+    times = open->services->metrics.token_times(model.name());
     submitted = true;
     self->send(open->services->router, std::move(submit), StreamSink(self));
   }
@@ -266,11 +268,10 @@ struct StreamState {
     const auto seconds = [&](Clock::time_point since) {
       return std::chrono::duration<double>(now - since).count();
     };
-    auto& metrics = open->services->metrics;
     if (choice.last_token) {
-      metrics.next_tokens(open->model->name(), tokens, seconds(*choice.last_token));
+      times.next(tokens, seconds(*choice.last_token));
     } else {
-      metrics.first_token(open->model->name(), seconds(open->arrived));
+      times.first(seconds(open->arrived));
     }
     choice.last_token = now;
   }

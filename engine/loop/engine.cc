@@ -603,7 +603,7 @@ SequenceEvent& LoopEngine::event(Sequence& sequence) {
 void LoopEngine::finish(Sequence& sequence, FinishReason reason, std::optional<Error> error) {
   SequenceEvent& last = event(sequence);
   last.finish = reason;
-  last.error = std::move(error);
+  if (error) last.error = std::move(*error);
   last.usage = {sequence.prompt_tokens, sequence.cached,
                 static_cast<std::uint32_t>(sequence.generated().size()), sequence.preemptions};
   if (reason == FinishReason::cancelled) ++counters_.cancelled_total;

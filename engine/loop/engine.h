@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/base/boxed.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/memory/ledger.h"
@@ -65,7 +66,7 @@ struct SequenceEvent {
   std::vector<SampledToken> prompt;    // once, if asked for: element 0 has no logprob
   std::vector<SampledToken> tokens;    // new ones, in order
   std::optional<FinishReason> finish;  // the last event of a sequence
-  std::optional<Error> error;          // with FinishReason::error
+  Boxed<Error> error;                  // with FinishReason::error
   SequenceUsage usage;                 // filled when finished
 };
 
