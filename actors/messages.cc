@@ -1,5 +1,7 @@
 #include "actors/messages.h"
 
+#include "actors/scheduler.h"
+
 namespace plimsoll {
 
 ActorSystemConfig::ActorSystemConfig(int threads) {
@@ -21,8 +23,7 @@ ActorSystemConfig::ActorSystemConfig(int threads) {
   add_message_type<EmbedSink>("EmbedSink");
   add_message_type<NodeListener>("NodeListener");
   add_message_type<NodeActor>("NodeActor");
-  // One shared queue whose workers park: work stealing polls even when nothing happens.
-  set("scheduler.policy", caf::atom("sharing"));
+  use_call_scheduler(*this);
   set("scheduler.max-threads", static_cast<std::size_t>(threads));
 }
 
