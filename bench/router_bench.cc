@@ -226,7 +226,7 @@ class Run {
     config.board = board_;
     config.ledger = &ledger_;
     router_ = spawn_router(system_, std::move(config));
-    for (int i = 0; i < options.nodes; ++i) add_node(fmt::format("node-{}", i));
+    for (int i = 0; i < options.nodes; ++i) add_node(i);
     services_.emplace(RequestServices{ledger_, *board_, metrics_, open_, router_, options.window,
                                       std::chrono::seconds(600)});
     std::map<std::string, ClusterFrontend::Served> models;
@@ -307,10 +307,12 @@ class Run {
   }
 
  private:
-  void add_node(const std::string& name) {
+  void add_node(int index) {
+    const auto name = fmt::format("node-{}", index);
     auto inbox = std::make_shared<NodeInbox>();
     pretend::Options pretend;
     pretend.step = std::chrono::microseconds(options_.step_us);
+    pretend.phase = pretend.step * index / options_.nodes;
     pretend.step_tokens = options_.step_tokens;
     pretend.batch = options_.streams * 4;
     pretend.queue_length = options_.streams * 4;

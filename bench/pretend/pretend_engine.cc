@@ -25,7 +25,8 @@ class PretendEngine final : public Engine {
       : options_(std::move(options)),
         sink_(std::move(sink)),
         clock_(clock ? std::move(clock) : std::make_shared<Clock>()),
-        kv_(ledger.account(Component::kv, "pretend@0", shared_tenant)) {
+        kv_(ledger.account(Component::kv, "pretend@0", shared_tenant)),
+        next_(std::chrono::steady_clock::now() + options_.phase - options_.step) {
     info_.kind = ModelKind::causal;
     info_.architecture = info_.name = "pretend";
     info_.vocab = 256;
@@ -233,7 +234,7 @@ class PretendEngine final : public Engine {
   std::unordered_map<RequestId, Sequence*> by_id_;
   std::uint64_t kv_used_ = 0;
   std::optional<std::chrono::steady_clock::time_point> drain_;
-  std::chrono::steady_clock::time_point next_{};
+  std::chrono::steady_clock::time_point next_;
   bool ticking_ = false;
   EngineStats stats_;
 };

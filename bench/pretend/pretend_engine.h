@@ -56,8 +56,9 @@ class Clock {
 
 struct Options {
   std::chrono::microseconds step{20'000};
-  std::uint32_t batch = 64;       // sequences in one step
-  std::uint32_t step_tokens = 1;  // of each sequence in one step
+  std::chrono::microseconds phase{};  // of the first step: engines that start together step apart
+  std::uint32_t batch = 64;           // sequences in one step
+  std::uint32_t step_tokens = 1;      // of each sequence in one step
   std::uint32_t queue_length = 256;
   std::uint64_t kv_token_bytes = 1024;
   std::uint64_t kv_bytes = 256_MiB;  // for prompts and capped generations, reserved at the start
