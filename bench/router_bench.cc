@@ -205,12 +205,19 @@ double process_cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
+double resident_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
 // ---- one run
 
 struct Report {
   std::uint64_t streams = 0, skipped = 0, wrong = 0, failed = 0, short_of = 0;
   double offered = 0, tokens_per_second = 0, p50_ms = 0, p99_ms = 0;
-  double cpu_us = 0;  // of processor time for each token, without the engines'
+  double cpu_us = 0;   // of processor time for each token, without the engines'
+  double rss_mib = 0;  // the most so far, less the bench's own table
   bool all_ended = false;
 };
 
@@ -295,6 +302,7 @@ class Run {
                     std::max(1.0, took);
     report.tokens_per_second = took / std::chrono::duration<double>(Clock::now() - from).count();
     tally_.measuring = false;
+    report.rss_mib = resident_mib() - static_cast<double>(tally_.emitted.size() * 8) / (1 << 20);
     report.p50_ms = tally_.latency.quantile_ms(0.5);
     report.p99_ms = tally_.latency.quantile_ms(0.99);
     cancel_all(next);
@@ -401,15 +409,15 @@ class Run {
 };
 
 void print_head() {
-  fmt::print("{:>5} {:>7} {:>9} {:>9} {:>6} {:>8} {:>8} {:>8} {:>5}\n", "nodes", "streams",
-             "offered/s", "tokens/s", "eff.", "p50 ms", "p99 ms", "cpu us", "shed");
+  fmt::print("{:>5} {:>7} {:>9} {:>9} {:>6} {:>8} {:>8} {:>8} {:>8} {:>5}\n", "nodes", "streams",
+             "offered/s", "tokens/s", "eff.", "p50 ms", "p99 ms", "cpu us", "rss MiB", "shed");
 }
 
 void print(const Options& options, const Report& r) {
-  fmt::print("{:>5} {:>7} {:>9.0f} {:>9.0f} {:>5.1f}% {:>8.3f} {:>8.3f} {:>8.2f} {:>5}\n",
+  fmt::print("{:>5} {:>7} {:>9.0f} {:>9.0f} {:>5.1f}% {:>8.3f} {:>8.3f} {:>8.2f} {:>8.1f} {:>5}\n",
              options.nodes, static_cast<std::uint32_t>(options.nodes) * options.streams, r.offered,
              r.tokens_per_second, 100 * r.tokens_per_second / r.offered, r.p50_ms, r.p99_ms,
-             r.cpu_us, r.skipped);
+             r.cpu_us, r.rss_mib, r.skipped);
   std::fflush(stdout);
 }
 
