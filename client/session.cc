@@ -40,6 +40,7 @@ void keep_alive(kj::AsyncIoStream& stream) {
     set(IPPROTO_TCP, TCP_KEEPIDLE, 4);
     set(IPPROTO_TCP, TCP_KEEPINTVL, 2);
     set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, 10'000);  // ms, of what was sent and not acknowledged
   });
 }
 

@@ -5,10 +5,13 @@ Runs against the server that PLIMSOLL_URL names (http://host:port), else against
 
 import base64
 import os
+import pathlib
 import struct
+import subprocess
 
 import openai
 import pytest
+from conftest import ROOT
 
 PROMPT = "Once upon a time, there was a"
 MESSAGES = [{"role": "user", "content": "Say a word about the sea."}]
@@ -329,3 +332,40 @@ def test_a_dropped_stream_leaves_the_server_well(client, model):
         next(iter(stream))
         stream.close()
     assert client.completions.create(model=model, prompt=PROMPT, max_tokens=2).choices[0].text
+
+
+@pytest.fixture
+def limited():
+    """A client of the HTTP gateway before a cluster that tells its limits and is busy."""
+    build = pathlib.Path(os.environ.get("PLIMSOLL_BUILD", ROOT / "build/release"))
+    binary = build / "tests/actors/gateway/fake_openai_server"
+    if not os.access(binary, os.X_OK):
+        pytest.skip(f"no binary {binary}; build it first")
+    process = subprocess.Popen([binary], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    url = next(line.strip() for line in process.stdout if line.startswith("http"))
+    yield openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0, timeout=60)
+    process.terminate()
+    process.wait(10)
+
+
+LIMITS = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "59",
+    "x-ratelimit-reset-requests": "1s",
+    "x-ratelimit-limit-tokens": "500",
+    "x-ratelimit-remaining-tokens": "100",
+    "x-ratelimit-reset-tokens": "6m40s",
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_rate_limits_are_told_with_every_answer(limited, stream):
+    raw = limited.chat.completions.with_raw_response.create(
+        model="fake", messages=MESSAGES, max_tokens=4, stream=stream
+    )
+    assert {name: raw.headers.get(name) for name in LIMITS} == LIMITS
+    with pytest.raises(openai.RateLimitError) as refused:
+        limited.chat.completions.create(model="busy", messages=MESSAGES, stream=stream)
+    headers = refused.value.response.headers
+    assert headers["retry-after"] == "2"
+    assert {name: headers.get(name) for name in LIMITS} == LIMITS

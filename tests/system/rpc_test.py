@@ -90,6 +90,42 @@ def test_errors_are_typed(server):
     run(main())
 
 
+def test_an_answer_goes_on_behind_what_was_received(server):
+    class Keeper(Sink):
+        def __init__(self):
+            super().__init__()
+            self.seen = []  # (ids, text) after each push
+
+        async def push(self, delta, **_):
+            await super().push(delta)
+            ids = self.seen[-1][0] if self.seen else []
+            self.seen.append((ids + list(delta.ids), self.text))
+
+    async def main():
+        _, _, session = await connect(server)
+        asked = request(requestId="trip-1")
+        asked.seed.fixed = 5
+        asked.temperature = 0.8
+        asked.stop = [" the sea", "."]
+        whole = Keeper()
+        usage = (await session.generate(asked, whole)).usage
+        for ids, text in whole.seen[:: max(1, len(whole.seen) // 4)] + whole.seen[-1:]:
+            again = asked.copy()
+            received = again.init("resume", 1)
+            received[0].ids, received[0].textBytes = ids, len(text.encode())
+            rest = Sink()
+            result = await session.generate(again, rest)
+            assert text + rest.text == whole.text
+            assert rest.reasons == whole.reasons
+            assert result.usage.completionTokens == usage.completionTokens
+        lost = request()
+        lost.init("resume", 1)
+        result = await session.generate(lost, Sink())
+        assert (result.error.code, result.error.param) == ("invalid_argument", "seed")
+
+    run(main())
+
+
 def test_embeds(server):
     async def main():
         _, _, session = await connect(server)

@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   plimsoll::FakeFrontend frontend;
   frontend.token_delay_us = 1000;
+  frontend.limits = plimsoll::RateLimits{{60, 59, 1}, {1000, 900, 2}, {500, 100, 400}};
   auto gateway = plimsoll::HttpGateway::start(config, frontend, plimsoll::process_ledger());
   if (!gateway) {
     std::fprintf(stderr, "%s\n", gateway.error().message.c_str());
