@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -69,13 +70,16 @@ auto read_record(const char* what, std::string_view bytes, const Read& read)
     capnp::ReaderOptions options;
     options.traversalLimitInWords = max_unpacked_words;
     options.nestingLimit = 8;
-    capnp::PackedMessageReader message(in, options);
-    auto out = read(message.getRoot<Record>());
-    if (!out && out.error().code == ErrorCode::invalid_argument) {
+    std::optional<decltype(read(std::declval<typename Record::Reader>()))> out;
+    {
+      capnp::PackedMessageReader message(in, options);
+      out = read(message.getRoot<Record>());
+    }  // throws where the rest of the message is broken
+    if (!*out && out->error().code == ErrorCode::invalid_argument) {
       return fail(ErrorCode::malformed,
-                  std::string("a stored ") + what + ": " + out.error().message);
+                  std::string("a stored ") + what + ": " + out->error().message);
     }
-    return out;
+    return std::move(*out);
   } catch (const kj::Exception& exception) {
     return fail(ErrorCode::malformed,
                 std::string("a stored ") + what + ": " + exception.getDescription().cStr());

@@ -7,6 +7,7 @@ find_package(spdlog REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(RocksDB CONFIG REQUIRED)
+find_package(CURL 7.85 REQUIRED)
 
 # Debian's CAF 0.17 ships no CMake package.
 foreach(component core io openssl)

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "tests/storage/etcd_server.h"
 #include "tests/storage/testing.h"
 
 namespace plimsoll::storage {
@@ -248,9 +249,20 @@ Opened open_embedded() {
   return {std::move(directory), std::move(*store)};
 }
 
+// All of them in one server, under a prefix each.
+Opened open_etcd() {
+  if (!EtcdServer::installed()) return {};
+  static const EtcdServer server;
+  static int clusters = 0;
+  auto store = open_etcd_store(server.options("/cluster-" + std::to_string(++clusters) + "/"));
+  if (!store) throw std::runtime_error(to_string(store.error()));
+  return {{}, std::move(*store)};
+}
+
 INSTANTIATE_TEST_SUITE_P(All, StoreTest,
                          testing::Values(Kind{"Memory", open_memory, 100ms},
-                                         Kind{"Embedded", open_embedded, 100ms}),
+                                         Kind{"Embedded", open_embedded, 100ms},
+                                         Kind{"Etcd", open_etcd, 1s}),
                          [](const auto& info) { return info.param.name; });
 
 // A watcher slower than the writers is not sent every change, but it is brought up to date.
