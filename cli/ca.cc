@@ -156,8 +156,8 @@ void add_show(CLI::App& ca, Context& context) {
     }
     const auto now = now_s();
     warn(*info, now);
-    fmt::print("{}", *format == OutputFormat::json ? to_json(*info, now).dump(2) + "\n"
-                                                   : text(*info, now));
+    fmt::print("{}", *format != OutputFormat::table ? to_text(to_json(*info, now), *format)
+                                                    : text(*info, now));
   });
 }
 

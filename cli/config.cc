@@ -9,6 +9,7 @@
 #include <set>
 
 #include "cli/catalogue.h"
+#include "cli/quantity.h"
 
 namespace plimsoll::cli {
 
@@ -29,32 +30,6 @@ Result<T> parse_integer(const std::string& text, T low, T high) {
   }
   return value;
 }
-
-// A number and one of the units; the factor is in the smallest unit.
-using Units = std::vector<std::pair<std::string, std::uint64_t>>;
-Result<std::uint64_t> parse_quantity(const std::string& text, const Units& units,
-                                     const std::string& example) {
-  std::uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string unit(end, text.data() + text.size());
-  const auto found =
-      std::find_if(units.begin(), units.end(), [&](const auto& u) { return u.first == unit; });
-  if (error != std::errc{} || found == units.end() || number > (1ULL << 50) / found->second) {
-    return wrong(fmt::format("'{}' is not understood; write it like {}", text, example));
-  }
-  return number * found->second;
-}
-
-std::string show_quantity(std::uint64_t value, const Units& units) {
-  const std::pair<std::string, std::uint64_t>* best = &units.front();
-  for (const auto& unit : units) {
-    if (value != 0 && value % unit.second == 0 && unit.second > best->second) best = &unit;
-  }
-  return std::to_string(value / best->second) + best->first;
-}
-
-const Units byte_units = {{"", 1}, {"KiB", 1_KiB}, {"MiB", 1_MiB}, {"GiB", 1_GiB}};
-const Units time_units = {{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}};
 
 // Setting makers: `field` maps the configuration to the value.
 template <class Field>
@@ -77,7 +52,7 @@ Setting bytes_setting(std::string key, std::string help, Field field) {
       std::move(key), std::move(help),
       [field](const Config& c) { return show_quantity(field(const_cast<Config&>(c)), byte_units); },
       [field](Config& c, const std::string& text) -> Result<void> {
-        auto value = parse_quantity(text, byte_units, "512MiB or 4GiB");
+        auto value = parse_bytes(text);
         if (!value) return fail(value.error());
         field(c) = *value;
         return {};
@@ -91,7 +66,7 @@ Setting time_setting(std::string key, std::string help, Field field) {
             return show_quantity(field(const_cast<Config&>(c)).count(), time_units);
           },
           [field](Config& c, const std::string& text) -> Result<void> {
-            auto value = parse_quantity(text, time_units, "500ms, 30s or 10m");
+            auto value = parse_time_ms(text);
             if (!value) return fail(value.error());
             if (*value == 0) return wrong("must be more than 0");
             field(c) = std::chrono::milliseconds(*value);

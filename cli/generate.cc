@@ -36,7 +36,7 @@ int generate(const GenerateOptions& options, const Remote& remote) {
     request.messages.push_back({"user", std::exchange(request.prompt, {})});
   }
   Interrupt interrupt;
-  if (remote.format == OutputFormat::json) {
+  if (remote.format != OutputFormat::table) {
     const auto answer = client.generate(request, {}, interrupt.token());
     nlohmann::ordered_json json;
     json["model"] = request.model;
@@ -46,7 +46,7 @@ int generate(const GenerateOptions& options, const Remote& remote) {
     json["usage"] = {{"prompt_tokens", answer.usage.prompt_tokens},
                      {"cached_tokens", answer.usage.cached_tokens},
                      {"completion_tokens", answer.usage.completion_tokens}};
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}", to_text(json, remote.format));
   } else {
     client.generate(
         request,
@@ -68,12 +68,16 @@ int embed(const std::string& model, std::vector<std::string> inputs, const Remot
   auto client = remote.connect();
   const auto name = pick_model(client, model, "embedding");
   const auto answer = client.embed(name, inputs);
-  if (remote.format == OutputFormat::json) {
+  if (remote.format != OutputFormat::table) {
     nlohmann::ordered_json json;
     json["model"] = name;
     json["embeddings"] = answer.vectors;
     json["usage"] = {{"prompt_tokens", answer.prompt_tokens}};
-    fmt::print("{}\n", json.dump());
+    if (remote.format == OutputFormat::json) {
+      fmt::print("{}\n", json.dump());
+    } else {
+      fmt::print("{}", to_text(json, remote.format));
+    }
     return exit_ok;
   }
   for (const auto& vector : answer.vectors) fmt::print("{:.6f}\n", fmt::join(vector, " "));

@@ -1,39 +1,14 @@
 // plimsoll status, models, memory: what the server is doing, and where its memory is.
 #include <fmt/format.h>
 
-#include <chrono>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
-#include <thread>
 
-#include "cli/exit_codes.h"
-#include "cli/interrupt.h"
-#include "cli/verbs.h"
+#include "cli/show.h"
 
 namespace plimsoll::cli {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-// Prints once, or again and again with --watch until Ctrl-C.
-template <class Print>
-int show(bool watch, Print print) {
-  if (!watch) {
-    fmt::print("{}", print());
-    return exit_ok;
-  }
-  Interrupt interrupt;
-  while (!interrupt.happened()) {
-    fmt::print("\033[H\033[2J{}", print());
-    std::fflush(stdout);
-    for (int i = 0; i < 20 && !interrupt.happened(); ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    }
-  }
-  return exit_ok;
-}
 
 Json to_json(const client::Status& status) {
   Json json{{"version", status.version},
@@ -263,14 +238,13 @@ void add_inspect(CLI::App& app, Context& context) {
   const Remote& remote = context.remote;
 
   auto* status = app.add_subcommand("status", "nodes, their engines, and what they are doing");
-  status->add_flag("-w,--watch", options->watch, "again every second");
+  add_watch_option(*status, options->watch);
   add_remote_options(*status, context, true);
   status->callback([options, &context, &remote] {
     auto client = remote.connect();
-    context.exit_code = show(options->watch, [&] {
+    context.exit_code = show(remote, options->watch, [&]() -> View {
       const auto status = client.status();
-      return remote.format == OutputFormat::json ? to_json(status).dump(2) + "\n"
-                                                 : status_text(status);
+      return {to_json(status), status_text(status)};
     });
   });
 
@@ -278,15 +252,14 @@ void add_inspect(CLI::App& app, Context& context) {
   add_remote_options(*models, context, true);
   models->callback([&context, &remote] {
     auto client = remote.connect();
-    context.exit_code = show(false, [&] {
+    context.exit_code = show(remote, false, [&]() -> View {
       const auto models = client.models();
-      return remote.format == OutputFormat::json ? to_json(models).dump(2) + "\n"
-                                                 : models_text(models);
+      return {to_json(models), models_text(models)};
     });
   });
 
   auto* memory = app.add_subcommand("memory", "where every byte is, and whose");
-  memory->add_flag("-w,--watch", options->watch, "again every second");
+  add_watch_option(*memory, options->watch);
   memory->add_option("--by", options->by, "component, tenant or model")
       ->transform(CLI::CheckedTransformer(std::map<std::string, By>{
           {"component", By::component}, {"tenant", By::tenant}, {"model", By::model}}))
@@ -294,10 +267,9 @@ void add_inspect(CLI::App& app, Context& context) {
   add_remote_options(*memory, context, true);
   memory->callback([options, &context, &remote] {
     auto client = remote.connect();
-    context.exit_code = show(options->watch, [&] {
+    context.exit_code = show(remote, options->watch, [&]() -> View {
       const auto memory = client.memory();
-      return remote.format == OutputFormat::json ? to_json(memory).dump(2) + "\n"
-                                                 : memory_text(memory, options->by);
+      return {to_json(memory), memory_text(memory, options->by)};
     });
   });
 }

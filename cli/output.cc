@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 #include <unistd.h>
+#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <nlohmann/json.hpp>
+#include <set>
 
 namespace plimsoll::cli {
 
@@ -16,7 +19,52 @@ std::size_t width(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
 }
 
+// Whether YAML reads the text as a string without quotes, whatever the version of the reader.
+bool is_plain(const std::string& text) {
+  static const std::set<std::string> words = {"true", "false", "yes",  "no", "on",
+                                              "off",  "null",  "none", "y",  "n"};
+  std::string lower;
+  for (const char c : text) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) != 0 &&
+         words.count(lower) == 0 && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+           return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == '/' || c == '@';
+         });
+}
+
+void emit(const nlohmann::ordered_json& value, YAML::Emitter& out) {
+  if (value.is_object() && !value.empty()) {
+    out << YAML::BeginMap;
+    for (const auto& [key, item] : value.items()) {
+      out << YAML::Key;
+      emit(key, out);
+      out << YAML::Value;
+      emit(item, out);
+    }
+    out << YAML::EndMap;
+  } else if (value.is_array() && !value.empty()) {
+    out << YAML::BeginSeq;
+    for (const auto& item : value) emit(item, out);
+    out << YAML::EndSeq;
+  } else if (value.is_string()) {
+    const auto& text = value.get_ref<const std::string&>();
+    if (!is_plain(text)) out << YAML::DoubleQuoted;
+    out << text;
+  } else if (value.is_structured()) {
+    out << YAML::Flow << (value.is_array() ? YAML::BeginSeq : YAML::BeginMap)
+        << (value.is_array() ? YAML::EndSeq : YAML::EndMap);
+  } else {
+    out << value.dump();  // numbers, true, false and null are written alike in both
+  }
+}
+
 }  // namespace
+
+std::string to_text(const nlohmann::ordered_json& document, OutputFormat format) {
+  if (format != OutputFormat::yaml) return document.dump(2) + "\n";
+  YAML::Emitter out;
+  emit(document, out);
+  return std::string(out.c_str(), out.size()) + "\n";
+}
 
 std::string Table::text() const {
   std::vector<std::size_t> widths;

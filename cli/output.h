@@ -1,14 +1,19 @@
-// What the verbs print: tables for people, JSON for programs, a progress bar for the patient.
+// What the verbs print: tables for people, JSON and YAML for programs, a progress bar for the
+// patient.
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace plimsoll::cli {
 
-enum class OutputFormat { table, json };
+enum class OutputFormat { table, json, yaml };
+
+// A document as JSON or YAML, with a line break at its end.
+std::string to_text(const nlohmann::ordered_json& document, OutputFormat format);
 
 // Left-aligned text columns and right-aligned numeric ones, two spaces between.
 class Table {

@@ -1,6 +1,9 @@
 #include "cli/output.h"
 
 #include <gtest/gtest.h>
+#include <yaml-cpp/yaml.h>
+
+#include <nlohmann/json.hpp>
 
 namespace plimsoll::cli {
 namespace {
@@ -23,6 +26,34 @@ TEST(HumanTest, BytesAndDurations) {
   EXPECT_EQ(human_duration(59.9), "59s");
   EXPECT_EQ(human_duration(312), "5m 12s");
   EXPECT_EQ(human_duration(3 * 86400 + 4 * 3600), "3d 4h");
+}
+
+TEST(DocumentTest, YamlIsReadBackAsWhatItWas) {
+  const nlohmann::ordered_json document = {{"plain", "node-a"},
+                                           {"empty", ""},
+                                           {"words", {"true", "No", "null", "on", "1.5", "0x10"}},
+                                           {"colon", "a: b # c"},
+                                           {"lines", "one\ntwo"},
+                                           {"number", 20'000'000'000},
+                                           {"rate", 0.25},
+                                           {"flag", true},
+                                           {"nothing", nullptr},
+                                           {"list", nlohmann::ordered_json::array()},
+                                           {"map", nlohmann::ordered_json::object()}};
+  const auto text = to_text(document, OutputFormat::yaml);
+  const auto yaml = YAML::Load(text);
+  EXPECT_EQ(yaml["plain"].Tag(), "?") << "needs no quotes";
+  for (const auto* key : {"empty", "colon", "lines"}) EXPECT_EQ(yaml[key].Tag(), "!") << key;
+  for (const auto& word : yaml["words"]) EXPECT_EQ(word.Tag(), "!") << word;
+  EXPECT_EQ(yaml["colon"].as<std::string>(), "a: b # c");
+  EXPECT_EQ(yaml["lines"].as<std::string>(), "one\ntwo");
+  EXPECT_EQ(yaml["number"].as<std::uint64_t>(), 20'000'000'000U);
+  EXPECT_EQ(yaml["rate"].as<double>(), 0.25);
+  EXPECT_TRUE(yaml["flag"].as<bool>());
+  EXPECT_TRUE(yaml["nothing"].IsNull());
+  EXPECT_TRUE(yaml["list"].IsSequence() && yaml["list"].size() == 0);
+  EXPECT_TRUE(yaml["map"].IsMap() && yaml["map"].size() == 0);
+  EXPECT_EQ(text.back(), '\n');
 }
 
 }  // namespace
