@@ -52,8 +52,10 @@ void emit(const nlohmann::ordered_json& value, YAML::Emitter& out) {
   } else if (value.is_structured()) {
     out << YAML::Flow << (value.is_array() ? YAML::BeginSeq : YAML::BeginMap)
         << (value.is_array() ? YAML::EndSeq : YAML::EndMap);
+  } else if (value.is_null()) {
+    out << YAML::Null;
   } else {
-    out << value.dump();  // numbers, true, false and null are written alike in both
+    out << value.dump();  // numbers, true and false are written alike in both
   }
 }
 

@@ -42,7 +42,9 @@ TEST(DocumentTest, YamlIsReadBackAsWhatItWas) {
                                            {"map", nlohmann::ordered_json::object()}};
   const auto text = to_text(document, OutputFormat::yaml);
   const auto yaml = YAML::Load(text);
-  EXPECT_EQ(yaml["plain"].Tag(), "?") << "needs no quotes";
+  for (const auto* key : {"plain", "number", "rate", "flag"}) {
+    EXPECT_EQ(yaml[key].Tag(), "?") << key << " needs no quotes";
+  }
   for (const auto* key : {"empty", "colon", "lines"}) EXPECT_EQ(yaml[key].Tag(), "!") << key;
   for (const auto& word : yaml["words"]) EXPECT_EQ(word.Tag(), "!") << word;
   EXPECT_EQ(yaml["colon"].as<std::string>(), "a: b # c");
