@@ -3,11 +3,16 @@
 // the environment writes those files anew.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pty.h>
+#include <termios.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "actors/gateway/rpc_gateway.h"
 #include "cli/exit_codes.h"
@@ -22,6 +27,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 struct Ran {
   int code = 0;
@@ -43,17 +49,29 @@ class OperatorVerbsTest : public ::testing::Test {
   }
 
   // A person gives `answer`; without one, nobody is there.
-  Ran run(std::vector<std::string> words, std::optional<std::string> answer = {}) {
+  Ran run(const std::vector<std::string>& words, std::optional<std::string> answer = {}) {
     Ran ran;
-    Context context;
-    context.remote.options.addresses = {"127.0.0.1:" + std::to_string(gateway_->port())};
-    context.remote.options.retry_ms = 0;
+    Ask ask;
     if (answer) {
-      context.ask = [&](const std::string& question) {
+      ask = [&](const std::string& question) {
         ran.question = question;
         return *answer;
       };
     }
+    ::testing::internal::CaptureStdout();
+    ::testing::internal::CaptureStderr();
+    ran.code = run_here(words, ask);
+    std::fflush(stdout);
+    ran.out = ::testing::internal::GetCapturedStdout();
+    ran.err = ::testing::internal::GetCapturedStderr();
+    return ran;
+  }
+
+  int run_here(std::vector<std::string> words, const Ask& ask = {}) {
+    Context context;
+    context.remote.options.addresses = {"127.0.0.1:" + std::to_string(gateway_->port())};
+    context.remote.options.retry_ms = 0;
+    context.ask = ask;
     CLI::App app{"", "plimsoll"};
     app.require_subcommand(1);
     add_inspect(app, context);
@@ -65,19 +83,53 @@ class OperatorVerbsTest : public ::testing::Test {
     words.insert(words.begin(), "plimsoll");
     std::vector<const char*> argv;
     for (const auto& word : words) argv.push_back(word.c_str());
-    ::testing::internal::CaptureStdout();
-    ::testing::internal::CaptureStderr();
-    ran.code = cli::run(app, context, static_cast<int>(argv.size()), argv.data());
-    std::fflush(stdout);
-    ran.out = ::testing::internal::GetCapturedStdout();
-    ran.err = ::testing::internal::GetCapturedStderr();
-    return ran;
+    return cli::run(app, context, static_cast<int>(argv.size()), argv.data());
   }
 
   Ledger ledger_;
   FakeAdministration administration_;
   FakeFrontend frontend_;
   std::unique_ptr<RpcGateway> gateway_;
+};
+
+// Standard input and output are a terminal of its own while it lives.
+class Terminal {
+ public:
+  Terminal(unsigned short columns, unsigned short lines) {
+    const winsize size{lines, columns, 0, 0};
+    if (openpty(&ours_, &theirs_, nullptr, nullptr, &size) != 0) std::abort();
+    for (int fd : {0, 1}) {
+      saved_[fd] = dup(fd);
+      dup2(theirs_, fd);
+    }
+  }
+  ~Terminal() {
+    for (int fd : {0, 1}) {
+      dup2(saved_[fd], fd);
+      close(saved_[fd]);
+    }
+    close(ours_);
+    close(theirs_);
+  }
+  // What was shown, up to and with `text`.
+  std::string read_until(const std::string& text) const {
+    std::string shown;
+    for (char c = 0; shown.find(text) == std::string::npos && read(ours_, &c, 1) == 1;) shown += c;
+    return shown;
+  }
+  void type(const std::string& keys) const {
+    [[maybe_unused]] const auto n = write(ours_, keys.data(), keys.size());
+  }
+  bool lines_are_cooked() const {
+    termios mode{};
+    tcgetattr(theirs_, &mode);
+    return (mode.c_lflag & ICANON) != 0 && (mode.c_lflag & ECHO) != 0;
+  }
+
+ private:
+  int ours_ = -1;
+  int theirs_ = -1;
+  int saved_[2] = {-1, -1};
 };
 
 std::string golden(const std::string& name, const std::string& actual) {
@@ -342,6 +394,46 @@ TEST_F(OperatorVerbsTest, CompletionFollowsNestedVerbs) {
   EXPECT_THAT(fish, HasSubstr("-n '__fish_seen_subcommand_from cluster; and "
                               "__fish_seen_subcommand_from drain' -l deadline -r"));
   EXPECT_THAT(fish, HasSubstr("-l output -s o -x -a 'table json yaml'"));
+}
+
+TEST_F(OperatorVerbsTest, TopIsLiveUntilQAndLeavesTheTerminalAsItWas) {
+  std::string shown;
+  int code = -1;
+  bool cooked = false;
+  {
+    const Terminal terminal(60, 9);
+    std::jthread person([&] {
+      shown = terminal.read_until("\033[J");
+      terminal.read_until("\033[J");  // the second picture, a second later
+      terminal.type("xq");
+      terminal.read_until("\033[?1049l");
+    });
+    code = run_here({"top"});
+    person.join();
+    cooked = terminal.lines_are_cooked();
+  }
+  EXPECT_EQ(code, exit_ok);
+  EXPECT_TRUE(cooked);
+  EXPECT_THAT(shown, HasSubstr("\033[?1049h"));
+  EXPECT_THAT(shown, HasSubstr("2 nodes (1 lost, 1 read\033[K")) << "the window has 60 columns";
+  EXPECT_THAT(shown, HasSubstr("acme"));
+  EXPECT_THAT(shown, Not(HasSubstr("suspended"))) << "the window has 9 lines";
+}
+
+TEST_F(OperatorVerbsTest, WatchShowsAgainUntilInterrupted) {
+  std::string again;
+  int code = -1;
+  {
+    const Terminal terminal(80, 24);
+    std::jthread person([&] {
+      terminal.read_until("---");
+      again = terminal.read_until("---");
+      std::raise(SIGINT);
+    });
+    code = run_here({"tenant", "usage", "--watch", "-o", "yaml"});
+  }
+  EXPECT_EQ(code, exit_ok);
+  EXPECT_THAT(again, HasSubstr("tenant: acme"));
 }
 
 TEST(TopTest, CropsToTheWindowByCharacters) {
