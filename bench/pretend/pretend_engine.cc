@@ -26,7 +26,7 @@ class PretendEngine final : public Engine {
         sink_(std::move(sink)),
         clock_(clock ? std::move(clock) : std::make_shared<Clock>()),
         kv_(ledger.account(Component::kv, "pretend@0", shared_tenant)),
-        next_(std::chrono::steady_clock::now() + options_.phase - options_.step) {
+        next_(std::chrono::steady_clock::now() + options_.phase) {
     info_.kind = ModelKind::causal;
     info_.architecture = info_.name = "pretend";
     info_.vocab = 256;
@@ -117,11 +117,17 @@ class PretendEngine final : public Engine {
         bytes / std::max<std::uint64_t>(1, options_.kv_token_bytes * block_tokens));
   }
 
-  // With the lock. The steps keep their rhythm whatever a step takes, until nothing is left to do.
+  // With the lock. Whether there was something to do or not, the steps keep their rhythm.
   void wake() {
     if (ticking_ || by_id_.empty()) return;
+    const auto behind = std::chrono::steady_clock::now() - next_;
+    if (behind.count() > 0 && options_.step.count() > 0) {
+      next_ += (behind / options_.step + 1) * options_.step;
+    }
+    schedule();
+  }
+  void schedule() {
     ticking_ = true;
-    next_ = std::max(next_ + options_.step, std::chrono::steady_clock::now());
     clock_->at(next_, this, [this] { tick(); });
   }
 
@@ -130,8 +136,9 @@ class PretendEngine final : public Engine {
     {
       const std::lock_guard lock(mutex_);
       step(events);
+      next_ = std::max(next_ + options_.step, std::chrono::steady_clock::now());
       ticking_ = false;
-      wake();
+      if (!by_id_.empty()) schedule();
     }
     // Outside of the lock, but on the clock's thread alone: a sequence's events keep their order.
     if (!events.empty()) sink_(std::move(events));

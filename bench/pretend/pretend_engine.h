@@ -56,7 +56,7 @@ class Clock {
 
 struct Options {
   std::chrono::microseconds step{20'000};
-  std::chrono::microseconds phase{};  // of the first step: engines that start together step apart
+  std::chrono::microseconds phase{};  // engines that start together step apart
   std::uint32_t batch = 64;           // sequences in one step
   std::uint32_t step_tokens = 1;      // of each sequence in one step
   std::uint32_t queue_length = 256;
