@@ -41,21 +41,51 @@ bool EtcdServer::installed() {
   return false;
 }
 
-EtcdServer::EtcdServer() {
-  find_free_ports(client_port_, peer_port_);
-  start();
+EtcdServer::EtcdServer(Transport transport) : transport_(transport) {
+  if (transport_ == Transport::mutual_tls) make_certificates();
+  for (int attempt = 0; attempt < 5; ++attempt) {  // a free port may be taken in the meantime
+    find_free_ports(client_port_, peer_port_);
+    if (start()) return;
+  }
+  throw std::runtime_error("etcd does not start");
 }
 EtcdServer::~EtcdServer() { kill(); }
 
-void EtcdServer::start() {
+// A CA, and one certificate for the server and the clients: the gateway is a client of its own
+// server, with the server's certificate.
+void EtcdServer::make_certificates() const {
+  const std::string key = " -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 ";
+  const std::string script = "cd " + directory_.path().string() + " && openssl req -x509" + key +
+                             "-subj /CN=test-ca -keyout ca.key -out ca.pem"
+                             " && openssl req" +
+                             key +
+                             "-subj /CN=test -keyout member.key -out member.csr"
+                             " && echo subjectAltName=IP:127.0.0.1 > names"
+                             " && openssl x509 -req -days 2 -in member.csr -CA ca.pem -CAkey ca.key"
+                             " -CAcreateserial -extfile names -out member.pem";
+  if (std::system(("( " + script + " ) > /dev/null 2>&1").c_str()) != 0) {
+    throw std::runtime_error("openssl makes no certificates");
+  }
+}
+
+bool EtcdServer::start() {
   const auto url = [](std::uint16_t port) { return "http://127.0.0.1:" + std::to_string(port); };
+  const auto client_url = options("/").endpoints[0];
   std::vector<std::string> arguments{
       "etcd", "--name", "test", "--data-dir", directory_.path() / "data",
       // Short, since a lease lasts for an election at least.
-      "--heartbeat-interval", "10", "--election-timeout", "100", "--listen-client-urls",
-      url(client_port_), "--advertise-client-urls", url(client_port_), "--listen-peer-urls",
-      url(peer_port_), "--initial-advertise-peer-urls", url(peer_port_), "--initial-cluster",
+      "--heartbeat-interval", "10", "--election-timeout", "100", "--listen-client-urls", client_url,
+      "--advertise-client-urls", client_url, "--listen-peer-urls", url(peer_port_),
+      "--initial-advertise-peer-urls", url(peer_port_), "--initial-cluster",
       "test=" + url(peer_port_)};
+  if (transport_ == Transport::mutual_tls) {
+    const auto file = [&](const char* name) { return (directory_.path() / name).string(); };
+    for (const auto& argument :
+         {std::string("--client-cert-auth"), "--trusted-ca-file=" + file("ca.pem"),
+          "--cert-file=" + file("member.pem"), "--key-file=" + file("member.key")}) {
+      arguments.push_back(argument);
+    }
+  }
   std::vector<char*> pointers;
   for (auto& argument : arguments) pointers.push_back(argument.data());
   pointers.push_back(nullptr);
@@ -70,9 +100,14 @@ void EtcdServer::start() {
   if (failed != 0) throw std::runtime_error("etcd does not start");
   const auto deadline = std::chrono::steady_clock::now() + test_deadline;
   while (!open_etcd_store(options("/"))) {
+    if (waitpid(process_, nullptr, WNOHANG) == process_) {
+      process_ = 0;
+      return false;
+    }
     if (std::chrono::steady_clock::now() > deadline) throw std::runtime_error("etcd is silent");
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
+  return true;
 }
 
 void EtcdServer::kill() {
@@ -82,7 +117,9 @@ void EtcdServer::kill() {
   process_ = 0;
 }
 
-void EtcdServer::restart() { start(); }
+void EtcdServer::restart() {
+  if (!start()) throw std::runtime_error("etcd does not start again");
+}
 
 void EtcdServer::compact() {
   const auto client = std::move(*EtcdClient::make(options("/")));
@@ -94,7 +131,14 @@ void EtcdServer::compact() {
 
 EtcdOptions EtcdServer::options(const std::string& prefix) const {
   EtcdOptions out;
-  out.endpoints = {"http://127.0.0.1:" + std::to_string(client_port_)};
+  const bool tls = transport_ == Transport::mutual_tls;
+  out.endpoints = {(tls ? "https://127.0.0.1:" : "http://127.0.0.1:") +
+                   std::to_string(client_port_)};
+  if (tls) {
+    out.ca_file = directory_.path() / "ca.pem";
+    out.certificate = directory_.path() / "member.pem";
+    out.key = directory_.path() / "member.key";
+  }
   out.prefix = prefix;
   out.timeout = std::chrono::seconds(10);
   return out;

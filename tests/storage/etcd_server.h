@@ -12,8 +12,9 @@ namespace plimsoll::storage {
 class EtcdServer {
  public:
   static bool installed();  // Debian's etcd-server
+  enum class Transport { plain, mutual_tls };
   // Starts, and waits until it answers.
-  EtcdServer();
+  explicit EtcdServer(Transport transport = Transport::plain);
   ~EtcdServer();
   EtcdServer(const EtcdServer&) = delete;
   EtcdServer& operator=(const EtcdServer&) = delete;
@@ -23,11 +24,13 @@ class EtcdServer {
   // Forgets what was before the newest revision.
   void compact();
 
-  EtcdOptions options(const std::string& prefix) const;
+  EtcdOptions options(const std::string& prefix) const;  // with the certificate, if it needs one
 
  private:
-  void start();
+  void make_certificates() const;
+  bool start();  // false: it ended at once
 
+  const Transport transport_;
   TemporaryDirectory directory_;
   std::uint16_t client_port_ = 0, peer_port_ = 0;
   pid_t process_ = 0;

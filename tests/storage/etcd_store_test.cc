@@ -105,6 +105,28 @@ TEST_F(EtcdStoreTest, ClustersWithDifferentPrefixesShareAnEtcd) {
   EXPECT_EQ(log.changes().size(), 1u);
 }
 
+TEST(EtcdTls, BothSidesShowACertificate) {
+  if (!EtcdServer::installed()) {
+    GTEST_SKIP() << "no etcd on this machine: install Debian's etcd-server";
+  }
+  const EtcdServer server(EtcdServer::Transport::mutual_tls);
+  const auto options = server.options("/p/");
+  const auto store = std::move(*open_etcd_store(options));
+  WatchLog log;
+  const auto watch = store->watch("", log.callback());
+  ASSERT_TRUE(store->put("a", "1", 0));
+  EXPECT_TRUE(log.wait_for_view({{"a", "1"}}));
+
+  auto anonymous = options;
+  anonymous.certificate = anonymous.key = "";
+  EXPECT_EQ(open_etcd_store(anonymous).error().code, ErrorCode::unavailable);
+  auto strangers = options;
+  strangers.ca_file = "";  // the system's CAs did not sign the server's certificate
+  const auto error = open_etcd_store(strangers).error();
+  EXPECT_EQ(error.code, ErrorCode::unavailable);
+  EXPECT_THAT(error.message, HasSubstr("ertificate"));
+}
+
 TEST(EtcdOptions, AreCheckedFirst) {
   const auto error = [](const std::vector<std::string>& endpoints, const std::string& file = {}) {
     EtcdOptions options;
