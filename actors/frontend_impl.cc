@@ -27,6 +27,7 @@ std::uint64_t heap_bytes(const GenerateRequest& request) {
     bytes += std::get<std::vector<TokenId>>(request.input).capacity() * sizeof(TokenId);
   }
   for (const auto& stop : request.stop) bytes += sizeof(stop) + stop.capacity();
+  bytes += 3 * request.id.capacity();  // it is a name here, and an open request's
   for (const auto& received : request.resumed) {
     bytes += sizeof(received) + received.tokens.capacity() * sizeof(TokenId);
   }
@@ -143,9 +144,17 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
   if (!request.seed) request.seed = random_bits();
   const auto served = find(request.model, ModelKind::causal);
   const std::uint64_t bytes = heap_bytes(request);
+  std::string name;
+  if (!request.id.empty()) name = caller.tenant.get() + '/' + request.id;
+  // A client that goes on with an answer has lost its hold on what it had here.
+  if (!name.empty() && !request.resumed.empty()) {
+    if (const auto before = services_.open.find(name)) {
+      caf::anon_send(caf::actor_cast<StreamActor>(before), CancelAtom::value);
+    }
+  }
   if (!served) {
     open->refusal = served.error();
-  } else if (auto entered = services_.open.enter(open->id.get(), bytes); !entered) {
+  } else if (auto entered = services_.open.enter(open->id.get(), bytes, name); !entered) {
     open->refusal = std::move(entered.error());
   } else {
     open->charge = Charge(

@@ -4,7 +4,7 @@
 
 namespace plimsoll {
 
-Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes) {
+Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes, const std::string& name) {
   const std::lock_guard lock(mutex_);
   if (closed_) {
     return fail(Error(ErrorCode::unavailable, "the server is stopping").retry_after(1000));
@@ -24,7 +24,8 @@ Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes) {
                     .retry_after(bytes > most_bytes_ ? 0 : 1000));
   }
   bytes_ += bytes;
-  entries_[id] = {bytes, nullptr};
+  entries_[id] = {bytes, nullptr, name};
+  if (!name.empty()) names_[name] = id;
   return {};
 }
 
@@ -40,8 +41,18 @@ void OpenRequests::leave(std::uint64_t id) {
   if (it == entries_.end()) return;
   bytes_ -= it->second.bytes;
   last = std::move(it->second.actor);
+  if (const auto named = names_.find(it->second.name);
+      named != names_.end() && named->second == id) {
+    names_.erase(named);
+  }
   entries_.erase(it);
   if (entries_.empty()) left_.notify_all();
+}
+
+caf::strong_actor_ptr OpenRequests::find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto named = names_.find(name);
+  return named == names_.end() ? nullptr : entries_.at(named->second).actor;
 }
 
 std::uint32_t OpenRequests::count() const {

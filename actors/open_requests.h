@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -20,10 +21,13 @@ class OpenRequests {
       : most_(most), most_bytes_(most_bytes) {}
 
   // Takes a place for a request of that many bytes; give it back with leave().
-  // Errors: unavailable (closed), resource_exhausted.
-  Result<void> enter(std::uint64_t id, std::uint64_t bytes);
+  // `name` is the client's own for it, if it has one. Errors: unavailable (closed),
+  // resource_exhausted.
+  Result<void> enter(std::uint64_t id, std::uint64_t bytes, const std::string& name = {});
   void set_actor(std::uint64_t id, caf::strong_actor_ptr actor);  // of a request that has entered
   void leave(std::uint64_t id);
+  caf::strong_actor_ptr find(
+      const std::string& name) const;  // of the latest; null if there is none
 
   std::uint32_t count() const;
   bool closed() const;
@@ -35,12 +39,14 @@ class OpenRequests {
   struct Entry {
     std::uint64_t bytes;
     caf::strong_actor_ptr actor;
+    std::string name;
   };
   const std::uint32_t most_;
   const std::uint64_t most_bytes_;
   mutable std::mutex mutex_;
   std::condition_variable left_;
   std::unordered_map<std::uint64_t, Entry> entries_;
+  std::unordered_map<std::string, std::uint64_t> names_;
   std::uint64_t bytes_ = 0;
   bool closed_ = false;
 };

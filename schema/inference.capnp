@@ -65,7 +65,8 @@ struct GenerateRequest {
   deadlineMs @17 :UInt32 = 0;
   ignoreEos @18 :Bool = false;
   requestId @19 :Text;
-  # The client's own name for this request, the same when it goes on elsewhere. For the logs. At most
+  # The client's own name for this request, the same when it goes on elsewhere: the logs have it, and
+  # a request with `resume` ends an earlier one of the tenant that runs here under its name. At most
   # 128 letters, digits and "._:-"; may be empty.
   resume @20 :List(Received);
   # Empty, or one for each choice.

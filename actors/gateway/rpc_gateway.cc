@@ -4,6 +4,8 @@
 #include <kj/async-io.h>
 #include <kj/compat/tls.h>
 #include <kj/debug.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
@@ -40,6 +42,20 @@ kj::Own<kj::TlsContext> make_tls(const ListenConfig& listen) {
   options.useSystemTrustStore = false;
   options.defaultKeypair = keypair;
   return kj::heap<kj::TlsContext>(kj::mv(options));
+}
+
+// A client whose machine is gone says nothing: the kernel has to ask, within half a minute.
+void keep_alive(kj::AsyncIoStream& stream) {
+  const auto set = [&](int level, int option, int value) {
+    stream.setsockopt(level, option, &value, sizeof value);
+  };
+  // A Unix socket has no such options, and needs none.
+  kj::runCatchingExceptions([&] {
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, 15);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+    set(IPPROTO_TCP, TCP_KEEPCNT, 3);
+  });
 }
 
 std::string text_of(const kj::Exception& e) { return {e.getDescription().cStr()}; }
@@ -109,6 +125,7 @@ class Loop final : kj::TaskSet::ErrorHandler {
       } else {
         const int bytes = send_buffer_bytes;
         stream->setsockopt(SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+        keep_alive(*stream);
         ++connections_;
         tasks_.add(serve(kj::mv(stream)).attach(kj::defer([this] { --connections_; })));
       }

@@ -207,6 +207,30 @@ TEST(Resume, ANodeMayBeLostAfterwards) {
   EXPECT_EQ(answer->text.at(0), expected.substr(0, 96));
 }
 
+TEST(Resume, WhatTheClientLostIsEnded) {
+  House house;
+  house.engines[0]->hold = true;
+  auto request = House::text("abc");
+  request.id = "trip-1";
+  const auto lost = house.generate(request);
+  const auto another = house.generate(request);  // of the same name: the client's own affair
+  auto named = request;
+  named.id = "trip-2";
+  const auto other = house.generate(named);
+  request.resumed = {{{'a'}, 1}};
+  const auto rest = house.generate(request);
+  ASSERT_TRUE(another->wait());
+  EXPECT_EQ(another->error->code, ErrorCode::cancelled);
+  house.caller.tenant = TenantId("slow");  // a stranger's request may have the same name
+  const auto strangers = house.generate(request);
+  house.engines[0]->hold = false;
+  for (const auto& answer : {lost, other, rest, strangers}) {
+    ASSERT_TRUE(answer->wait());
+    EXPECT_FALSE(answer->error) << to_string(*answer->error);
+  }
+  EXPECT_EQ(rest->text.at(0), "bc");
+}
+
 TEST(Resume, TextTheClientLacksIsGivenOut) {
   House house;
   auto request = House::text("aöb");
