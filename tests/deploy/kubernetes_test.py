@@ -1,5 +1,7 @@
 """The Kubernetes manifests: valid, and agreeing with each other and with the binary."""
 
+import re
+
 import pytest
 import yaml
 from conftest import ROOT
@@ -83,15 +85,24 @@ def test_every_reference_is_there():
             assert "subPath" not in mount or mount["subPath"] in CONFIGS
 
 
-def test_join_addresses_are_a_service_of_the_routers():
-    for address in yaml.safe_load(CONFIGS["node.yaml"])["cluster"]["join"].split(","):
-        host, port = address.strip().rsplit(":", 1)
-        (service,) = [
-            o for o in OBJECTS if o["kind"] == "Service" and o["metadata"]["name"] == host
-        ]
-        assert selected(service["spec"]["selector"]) == ["router"]
-        assert service["spec"]["ports"][0]["port"] == int(port)
-        assert service["spec"]["publishNotReadyAddresses"]  # routers get ready by having nodes
+def test_nodes_join_every_router_by_the_name_that_stays():
+    router = WORKLOADS["router"]
+    service = next(
+        o
+        for o in OBJECTS
+        if o["kind"] == "Service" and o["metadata"]["name"] == router["spec"]["serviceName"]
+    )
+    assert selected(service["spec"]["selector"]) == ["router"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"]  # routers get ready by having nodes
+    port = service["spec"]["ports"][0]["port"]
+    listen = yaml.safe_load(CONFIGS["router.yaml"])["cluster"]["listen"]
+    assert listen.rsplit(":", 1)[1] == str(port)
+    name = router["metadata"]["name"]
+    assert yaml.safe_load(CONFIGS["node.yaml"])["cluster"]["join"] == [
+        f"{name}-{i}.{service['metadata']['name']}:{port}"
+        for i in range(router["spec"]["replicas"])
+    ]
 
 
 @pytest.mark.parametrize("role", WORKLOADS)
@@ -121,17 +132,46 @@ def test_probes_use_the_paths_that_mean_them(role):
         get = one[probe + "Probe"]["httpGet"]
         assert get["path"] == path
         assert str(ports[get["port"]]) == config["http"]["listen"].rsplit(":", 1)[1]
-        assert (get["scheme"] == "HTTPS") == ("tls_certificate" in config["http"])
+        flags = " ".join(one["args"])
+        tls = "tls_certificate" in config["http"] or "--http-tls-certificate=" in flags
+        assert tls == (get["scheme"] == "HTTPS")
+
+
+@pytest.fixture
+def usage(plimsoll):
+    """usage(role): the words of `plimsoll ROLE --help`."""
+
+    def ask(role):
+        if f"\n  {role} " not in plimsoll("--help").stdout:
+            pytest.skip(f"this build has no verb {role}")
+        return set(plimsoll(role, "--help").stdout.replace(",", " ").split())
+
+    return ask
 
 
 @pytest.mark.parametrize("role", WORKLOADS)
-def test_flags_are_the_binarys(role, plimsoll):
+def test_flags_are_the_binarys(role, usage):
     one = container(role)
-    usage = plimsoll(*one["command"][1:], "--help")
-    assert usage.returncode == 0, f"no verb {one['command']}"
-    words = set(usage.stdout.replace(",", " ").split())
-    for argument in one["args"]:
-        assert argument.split("=")[0] in words, argument
+    words = usage(role)
+    script = " ".join(one["command"])
+    assert f"plimsoll {role}" in script
+    for flag in re.findall(r"--[a-z-]+", " ".join([script, *one["args"]])):
+        assert flag in words, flag
+
+
+@pytest.mark.parametrize("role", WORKLOADS)
+def test_the_configuration_is_good(role, usage, plimsoll, tmp_path):
+    usage(role)
+    config = yaml.safe_load(CONFIGS[f"{role}.yaml"])
+    model = tmp_path / "model.gguf"
+    model.touch()
+    config["models"] = [{"name": "m", "path": str(model)}]
+    file = tmp_path / f"{role}.yaml"
+    file.write_text(yaml.safe_dump(config))
+    flags = [a for a in container(role)["args"] if not a.startswith("--config")]
+    flags = [a.replace("$(MEMORY_LIMIT)", "1GiB").replace("$(POD_NAME)", "pod-0") for a in flags]
+    done = plimsoll("config", "check", "--config", file, *flags)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("role", WORKLOADS)
