@@ -130,6 +130,17 @@ struct NodeStatus {
   std::string name;
   std::string state;                                        // joining, ready, draining, lost
   std::vector<std::pair<std::string, EngineStats>> models;  // by model name
+  std::string address;                                      // "local": in this process
+  std::string version;                                      // of its software
+  std::uint64_t epoch = 0;
+  double weight = 1;
+  double slow_factor = 1;  // below 1: slower than its peers, and gets less
+  double heartbeat_age_seconds = 0;
+  std::uint32_t sequences = 0;  // that this router has there
+  double tokens_per_second = 0;
+  PressureLevel pressure = PressureLevel::green;
+  std::uint64_t memory_used_bytes = 0;
+  std::uint64_t memory_limit_bytes = 0;
 };
 struct ClusterStatus {
   std::string version;

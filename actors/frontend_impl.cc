@@ -77,10 +77,10 @@ ClusterFrontend::ClusterFrontend(caf::actor_system& system, RequestServices& ser
     : system_(system),
       services_(services),
       administration_(administration),
-      models_(std::move(models)),
       started_(std::chrono::steady_clock::now()),
       // Unique within a cluster: 24 random bits for this process, then a counter.
       next_id_((random_bits() << 40) | 1) {
+  for (auto& [name, served] : models) add_model(name, std::move(served));
   for (const auto& tenant : tenants) {
     for (const auto& hex : tenant.api_key_sha256) {
       Key key{{}, {tenant.name, tenant.is_operator}};
@@ -112,8 +112,19 @@ RequestId ClusterFrontend::next_id(std::uint32_t choices) {
   return RequestId(next_id_.fetch_add(std::clamp(choices, 1U, RequestLimits::choices)));
 }
 
-Result<const ClusterFrontend::Served*> ClusterFrontend::find(const std::string& model,
-                                                             ModelKind kind) const {
+void ClusterFrontend::add_model(const std::string& name, Served served) {
+  const std::lock_guard lock(models_mutex_);
+  models_[name] = std::make_shared<const Served>(std::move(served));
+}
+
+void ClusterFrontend::remove_model(const std::string& name) {
+  const std::lock_guard lock(models_mutex_);
+  models_.erase(name);
+}
+
+Result<std::shared_ptr<const ClusterFrontend::Served>> ClusterFrontend::find(
+    const std::string& model, ModelKind kind) const {
+  const std::lock_guard lock(models_mutex_);
   const auto it = models_.find(model);
   if (it == models_.end()) {
     std::string names;
@@ -123,14 +134,14 @@ Result<const ClusterFrontend::Served*> ClusterFrontend::find(const std::string& 
                     .with_param("model")
                     .with_reason("model_not_found"));
   }
-  if (it->second.kind != kind) {
+  if (it->second->kind != kind) {
     return fail(Error(ErrorCode::invalid_argument,
                       "model '" + model +
                           (kind == ModelKind::causal ? "' makes embeddings, not text"
                                                      : "' makes text, not embeddings"))
                     .with_param("model"));
   }
-  return &it->second;
+  return it->second;
 }
 
 std::shared_ptr<GenerationStream> ClusterFrontend::generate(

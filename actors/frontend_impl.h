@@ -31,6 +31,10 @@ class ClusterFrontend final : public Frontend {
                   std::vector<TenantConfig> tenants, std::map<std::string, Served> models,
                   Administration* administration = nullptr);
 
+  // A model that came or went at run time.
+  void add_model(const std::string& name, Served served);
+  void remove_model(const std::string& name);
+
   Result<Caller> authenticate(std::string_view api_key) const override;
   std::shared_ptr<GenerationStream> generate(const Caller& caller, GenerateRequest request,
                                              std::shared_ptr<GenerationListener> listener) override;
@@ -51,13 +55,14 @@ class ClusterFrontend final : public Frontend {
   };
 
   RequestId next_id(std::uint32_t choices);
-  Result<const Served*> find(const std::string& model, ModelKind kind) const;
+  Result<std::shared_ptr<const Served>> find(const std::string& model, ModelKind kind) const;
 
   caf::actor_system& system_;
   RequestServices& services_;
   Administration* const administration_;
   std::vector<Key> keys_;
-  const std::map<std::string, Served> models_;
+  mutable std::mutex models_mutex_;
+  std::map<std::string, std::shared_ptr<const Served>> models_;
   const std::chrono::steady_clock::time_point started_;
   std::atomic<std::uint64_t> next_id_;
   mutable std::mutex report_mutex_;  // one reading of the kernel's files at a time

@@ -24,8 +24,8 @@ struct GovernorState {
   cluster::PressureState pressure;
   bool failing = false;
 
-  // The level to tell the node, if it changed.
-  std::optional<PressureLevel> step() {
+  // What to tell the node, if the memory could be read.
+  std::optional<SetPressure> step() {
     const auto sample = config.sample();
     if (!sample) {
       if (!std::exchange(failing, true)) {
@@ -38,7 +38,9 @@ struct GovernorState {
     const auto before = std::exchange(pressure, step.state).level;
     const auto level = pressure.level;
     if (level >= cluster::Level::orange) purge_allocator();
-    if (level == before) return std::nullopt;
+    const SetPressure out{static_cast<PressureLevel>(level), sample->used_bytes,
+                          sample->limit_bytes};
+    if (level == before) return out;
     spdlog::log(level > before ? spdlog::level::warn : spdlog::level::info,
                 "event=pressure level={} before={} cause={} used_bytes={} limit_bytes={} "
                 "used_share={:.3f} projected_share={:.3f} growth_bytes_per_second={:.0f} "
@@ -47,7 +49,7 @@ struct GovernorState {
                 sample->used_bytes, sample->limit_bytes, step.used_share, step.projected_share,
                 pressure.growth_bytes_per_second, sample->some_avg10.value_or(0),
                 sample->full_avg10.value_or(0));
-    return static_cast<PressureLevel>(level);
+    return out;
   }
 };
 
@@ -58,9 +60,9 @@ GovernorActor::behavior_type governor(GovernorActor::stateful_pointer<GovernorSt
   return {
       [=](TickAtom) {
         auto& state = self->state;
-        if (const auto level = state.step()) {
-          state.config.board->set_pressure(*level);
-          self->send(state.config.node, SetPressure{*level});
+        if (const auto pressure = state.step()) {
+          state.config.board->set_pressure(pressure->level);
+          self->send(state.config.node, *pressure);
         }
         self->delayed_send(self, state.config.interval, TickAtom::value);
       },

@@ -17,8 +17,11 @@ ActorSystemConfig::ActorSystemConfig(int threads) {
   add_message_type<NodeUp>("NodeUp");
   add_message_type<NodeReport>("NodeReport");
   add_message_type<SetPressure>("SetPressure");
+  add_message_type<LoadModel>("LoadModel");
+  add_message_type<UnloadModel>("UnloadModel");
   add_message_type<Drain>("Drain");
   add_message_type<ModelEntry>("ModelEntry");
+  add_message_type<Frame>("Frame");
   add_message_type<StreamSink>("StreamSink");
   add_message_type<EmbedSink>("EmbedSink");
   add_message_type<NodeListener>("NodeListener");

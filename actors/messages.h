@@ -11,12 +11,14 @@
 
 #include <caf/all.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "actors/frontend.h"
+#include "cluster/router.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/loop/engine.h"
@@ -45,8 +47,9 @@ struct SubmitStream {
   SamplingParams sampling;  // but for the seed
   std::uint32_t max_new_tokens = 0;
   std::vector<TokenId> stop_tokens;
-  std::uint32_t deadline_ms = 0;  // from when it is sent
-  double weight = 1.0;            // of the tenant's tier; the router's to set
+  std::uint32_t deadline_ms = 0;     // from when it is sent
+  double weight = 1.0;               // of the tenant's tier; the router's to set
+  std::uint64_t kv_token_bytes = 0;  // that a token takes, for the tenant's quota
   std::vector<SequenceSpec> sequences;
 };
 
@@ -99,21 +102,69 @@ struct NodeUp {
   std::uint64_t epoch = 0;
   double weight = 1.0;
   std::vector<std::string> models;
+  std::string address = "local";  // "local": in this process, lost only when its actor ends
+  std::string version;            // of its software
+};
+// How far a node is with a model: loading while both are empty, else ready in this version, or
+// failed.
+struct ReplicaReport {
+  std::string model;
+  std::string version;
+  std::string error;
 };
 // A heartbeat.
 struct NodeReport {
   std::string node;
   std::uint64_t epoch = 0;
-  std::vector<std::pair<std::string, EngineStats>> models;
+  std::vector<std::pair<std::string, EngineStats>> models;  // that are ready
+  std::vector<ReplicaReport> replicas;
+  bool draining = false;
+  PressureLevel pressure = PressureLevel::green;
+  std::uint64_t memory_used_bytes = 0;   // as the governor counts it
+  std::uint64_t memory_limit_bytes = 0;
+  std::uint64_t probe = 0;         // the last one of the router's, given back
+  double round_trip_seconds = 0;  // of that probe; 0: not known, or no way to go
 };
 
 struct SetPressure {
   PressureLevel level = PressureLevel::green;
+  std::uint64_t used_bytes = 0;
+  std::uint64_t limit_bytes = 0;
+};
+// Serve one more model, or one less. `version`: that its file must have; empty: any.
+struct LoadModel {
+  std::string name;
+  std::string source;
+  std::string version;
+};
+struct UnloadModel {
+  std::string name;
 };
 // Take nothing new; what still runs after the deadline ends with `unavailable`.
 struct Drain {
   std::uint32_t deadline_ms = 0;
 };
+
+// A call from this process that runs inside the router actor: `run` gets the state machine, and the
+// actions that it leaves are carried out.
+struct InRouter {
+  std::function<void(cluster::Router&, cluster::Time now, cluster::Actions&)> run;
+};
+
+
+struct ServedEngine;
+// From the thread that loads a model to its node.
+struct EngineLoaded {
+  std::string model;
+  std::shared_ptr<ServedEngine> engine;  // null: `error` says why
+  std::optional<Error> error;
+};
+
+}  // namespace plimsoll
+// These never leave the process.
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::InRouter)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::EngineLoaded)
+namespace plimsoll {
 
 enum class ModelState : std::uint8_t { loading, ready, failed };
 // One model as the registry knows it.
@@ -128,12 +179,20 @@ struct ModelEntry {
   ModelInfo info;
 };
 
+// One message between processes: actors/wire.h.
+struct Frame {
+  std::string bytes;
+};
+
 using StartAtom = caf::atom_constant<caf::atom("start")>;
 using TickAtom = caf::atom_constant<caf::atom("tick")>;
 using CancelAtom = caf::atom_constant<caf::atom("cancel")>;
 using ConsumedAtom = caf::atom_constant<caf::atom("consumed")>;
+using IdleAtom = caf::atom_constant<caf::atom("idle")>;
 using EndAllAtom = caf::atom_constant<caf::atom("end_all")>;
 
+// The other end of a link between processes.
+using FrameSink = caf::typed_actor<caf::reacts_to<Frame>>;
 // Where a stream's events go.
 using StreamSink = caf::typed_actor<caf::reacts_to<RateLimits>, caf::reacts_to<StreamEvents>>;
 // The owner of one client's request.
@@ -151,11 +210,15 @@ using NodeActor = caf::typed_actor<
     caf::reacts_to<SubmitStream, NodeListener>, caf::reacts_to<EmbedTokens, NodeListener>,
     caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>,
     caf::reacts_to<StartAtom, NodeListener>, caf::reacts_to<SetPressure>, caf::reacts_to<Drain>,
-    caf::reacts_to<EngineEvents>, caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
+    caf::reacts_to<LoadModel>, caf::reacts_to<UnloadModel>, caf::reacts_to<EngineLoaded>,
+    caf::replies_to<IdleAtom>::with<bool>, caf::reacts_to<EngineEvents>,
+    caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
 using RouterActor = NodeListener::extend<
     caf::reacts_to<SubmitStream, StreamSink>, caf::reacts_to<EmbedTokens, EmbedSink>,
     caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>, caf::reacts_to<NodeUp, NodeActor>,
-    caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>, caf::reacts_to<TickAtom>>;
+    caf::reacts_to<ModelEntry>,
+    caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>, caf::reacts_to<InRouter>,
+    caf::reacts_to<TickAtom>>;
 using GovernorActor = caf::typed_actor<caf::reacts_to<TickAtom>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
@@ -217,7 +280,7 @@ PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, 
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.model, x.prompt, x.sampling, x.max_new_tokens,
-                 x.stop_tokens, x.deadline_ms, x.weight, x.sequences)
+                 x.stop_tokens, x.deadline_ms, x.weight, x.kv_token_bytes, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)
@@ -226,10 +289,16 @@ PLIMSOLL_INSPECT(StreamEvents, x.events)
 PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
 PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
 PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
-PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models)
-PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models)
-PLIMSOLL_INSPECT(SetPressure, x.level)
+PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version)
+PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error)
+PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,
+                 x.memory_used_bytes, x.memory_limit_bytes, x.probe,
+                 x.round_trip_seconds)
+PLIMSOLL_INSPECT(SetPressure, x.level, x.used_bytes, x.limit_bytes)
+PLIMSOLL_INSPECT(LoadModel, x.name, x.source, x.version)
+PLIMSOLL_INSPECT(UnloadModel, x.name)
 PLIMSOLL_INSPECT(Drain, x.deadline_ms)
+PLIMSOLL_INSPECT(Frame, x.bytes)
 PLIMSOLL_INSPECT(ModelEntry, x.name, x.version, x.path, x.state, x.reason, x.created,
                  x.context_tokens, x.info)
 #undef PLIMSOLL_INSPECT

@@ -1,6 +1,9 @@
 #include "actors/node.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 #include <utility>
 
@@ -31,11 +34,14 @@ struct NodeState {
   Self self;
   NodeConfig config;
   Account* queues = nullptr;
-  NodeListener heartbeats;  // where they go
+  std::vector<NodeListener> listeners;  // where the heartbeats go
+  std::map<std::string, std::string> loading;  // models, and why one failed
+  SetPressure pressure;     // as the governor last said
+  bool draining = false;
 
   // What is in an engine now, and who asked for it.
   struct Held {
-    ServedEngine* served;
+    std::string model;
     NodeListener owner;
   };
   std::unordered_map<RequestId, Held> held;
@@ -74,7 +80,7 @@ struct NodeState {
         accepted = served->engine->submit(std::move(sequence));
       }
       if (accepted) {
-        held.insert_or_assign(spec.id, Held{served, owner});
+        held.insert_or_assign(spec.id, Held{served->model, owner});
       } else {
         SequenceEvent event;
         event.id = spec.id;
@@ -113,7 +119,7 @@ struct NodeState {
     }
     request.charge.reset();
     if (accepted) {
-      held.insert_or_assign(request.id, Held{served, owner});
+      held.insert_or_assign(request.id, Held{served->model, owner});
     } else {
       self->send(owner, EmbedResult{request.id, {}, std::move(accepted.error()), {}});
     }
@@ -171,23 +177,104 @@ struct NodeState {
     for (const RequestId id : message.ids) {
       const auto it = held.find(id);
       if (it == held.end()) continue;
-      if (it->second.served->engine) {
-        it->second.served->engine->cancel(id);
+      const auto* served = find(it->second.model);
+      if (served->engine) {
+        served->engine->cancel(id);
       } else {
-        it->second.served->embedding->cancel(id);
+        served->embedding->cancel(id);
       }
     }
   }
 
-  void beat() {
-    if (!heartbeats) return;
-    NodeReport report{config.name, config.epoch, {}};
+  void report() {
+    if (listeners.empty()) return;
+    NodeReport report;
+    report.node = config.name;
+    report.epoch = config.epoch;
+    report.draining = draining;
+    report.pressure = pressure.level;
+    report.memory_used_bytes = pressure.used_bytes;
+    report.memory_limit_bytes = pressure.limit_bytes;
     for (const auto& served : config.engines) {
       report.models.emplace_back(served.model, served.engine
                                                    ? served.engine->stats()
                                                    : as_engine_stats(served.embedding->stats()));
+      report.replicas.push_back({served.model, served.version, {}});
     }
-    self->send(heartbeats, std::move(report));
+    for (const auto& [model, error] : loading) report.replicas.push_back({model, {}, error});
+    for (const auto& listener : listeners) self->send(listener, report);
+  }
+
+  // On a thread of its own; the node goes on.
+  void load(const LoadModel& request) {
+    const auto served = std::ranges::find(config.engines, request.name, &ServedEngine::model);
+    const auto known = loading.find(request.name);
+    if (served != config.engines.end() || (known != loading.end() && known->second.empty())) return;
+    loading[request.name].clear();
+    if (!config.load) {
+      loading[request.name] = "this node loads no models at run time";
+      return report();
+    }
+    self->spawn<caf::detached>([load = config.load, request, node = NodeActor(self)] {
+      EngineLoaded loaded{request.name, nullptr, {}};
+      if (auto engine = load(request)) {
+        loaded.engine = std::make_shared<ServedEngine>(std::move(*engine));
+      } else {
+        loaded.error = std::move(engine.error());
+      }
+      caf::anon_send(node, std::move(loaded));
+    });
+    report();
+  }
+
+  void loaded(EngineLoaded& message) {
+    if (!loading.contains(message.model)) return;  // it was unloaded meanwhile
+    if (message.engine) {
+      spdlog::info("event=model_loaded model={} version={}", message.model,
+                   message.engine->version);
+      loading.erase(message.model);
+      config.engines.push_back(std::move(*message.engine));
+    } else {
+      spdlog::error("event=model_failed model={} error=\"{}\"", message.model,
+                    to_string(*message.error));
+      loading[message.model] = message.error->message;
+    }
+    report();
+  }
+
+  // What runs on it ends with `unavailable` and goes on elsewhere.
+  void unload(const std::string& model) {
+    loading.erase(model);
+    const auto it = std::ranges::find(config.engines, model, &ServedEngine::model);
+    if (it == config.engines.end()) return;
+    std::map<NodeListener, std::vector<SequenceEvent>> cut;
+    for (auto h = held.begin(); h != held.end();) {
+      const auto here = h++;
+      if (here->second.model != model) continue;
+      const Error error = Error(ErrorCode::unavailable, "the model is being unloaded")
+                              .retry_after(1000);
+      if (it->embedding) {
+        self->send(here->second.owner, EmbedResult{here->first, {}, error, {}});
+      } else {
+        SequenceEvent event;
+        event.id = here->first;
+        event.finish = FinishReason::error;
+        event.error = error;
+        cut[here->second.owner].push_back(std::move(event));
+      }
+      held.erase(here);
+    }
+    for (auto& [owner, events] : cut) send(owner, std::move(events));
+    // Its thread is joined elsewhere: a step may take a while.
+    self->spawn<caf::detached>(
+        [engine = std::make_shared<ServedEngine>(std::move(*it))]() mutable { engine.reset(); });
+    config.engines.erase(it);
+    spdlog::info("event=model_unloaded model={}", model);
+    report();
+  }
+
+  void beat() {
+    report();
     self->delayed_send(self, config.heartbeat, TickAtom::value);
   }
 };
@@ -203,14 +290,20 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
       [=](const CancelSequences& message) { self->state.cancel(message); },
       [=](const AddCredit& credit) {
         const auto it = self->state.held.find(credit.id);
-        if (it == self->state.held.end() || it->second.served->engine == nullptr) return;
-        it->second.served->engine->add_credit(credit.id, credit.tokens);
+        if (it == self->state.held.end()) return;
+        const auto* served = self->state.find(it->second.model);
+        if (served->engine) served->engine->add_credit(credit.id, credit.tokens);
       },
       [=](StartAtom, const NodeListener& listener) {
-        self->state.heartbeats = listener;
-        self->state.beat();
+        auto& listeners = self->state.listeners;
+        const bool first = listeners.empty();
+        if (std::ranges::find(listeners, listener) == listeners.end()) {
+          listeners.push_back(listener);
+        }
+        first ? self->state.beat() : self->state.report();
       },
-      [=](SetPressure pressure) {
+      [=](const SetPressure& pressure) {
+        self->state.pressure = pressure;
         for (auto& served : self->state.config.engines) {
           if (served.engine) served.engine->set_pressure(pressure.level);
         }
@@ -220,7 +313,13 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
           if (served.engine) served.engine->drain(in_ms(drain.deadline_ms));
           if (served.embedding) served.embedding->drain(in_ms(drain.deadline_ms));
         }
+        self->state.draining = true;
+        self->state.report();
       },
+      [=](const LoadModel& request) { self->state.load(request); },
+      [=](const UnloadModel& request) { self->state.unload(request.name); },
+      [=](EngineLoaded& loaded) { self->state.loaded(loaded); },
+      [=](IdleAtom) { return self->state.held.empty(); },
       [=](EngineEvents& step) { self->state.emit(step); },
       [=](EmbedResult& result) { self->state.emit(result); },
       [=](TickAtom) { self->state.beat(); },

@@ -22,6 +22,7 @@ struct ServedEngine {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EmbeddingEngine> embedding;
+  std::string version;  // "name@hash"
 };
 
 // Where engine threads post what they have made. Filled in by the node when it starts, which is
@@ -38,7 +39,9 @@ struct NodeConfig {
   std::vector<ServedEngine> engines;
   std::shared_ptr<NodeInbox> inbox;  // the one that the engines' sinks have
   Ledger* ledger = nullptr;
-  std::chrono::milliseconds heartbeat{250};
+  std::chrono::milliseconds heartbeat{200};
+  // Loads one more model, on a thread that it may block. Absent: what there is stays.
+  std::function<Result<ServedEngine>(const LoadModel&)> load;
 };
 
 // The engines end with the actor.

@@ -4,336 +4,468 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <exception>
-#include <unordered_map>
+#include <random>
+#include <set>
 #include <utility>
-
-#include "cluster/membership.h"
-#include "cluster/placement.h"
 
 namespace plimsoll {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-using cluster::NodeEvent;
+using cluster::Actions;
+using cluster::EndCause;
 using cluster::NodeState;
+using cluster::Time;
+using Outcome = cluster::Router::Outcome;
 
-// A sequence whose nodes keep dying may be what kills them.
-constexpr int most_replays = 2;
-// Engines keep the deadlines; this is for a node that does not answer.
-constexpr std::chrono::seconds deadline_grace{2};
-constexpr std::chrono::seconds sweep_interval{1};
+constexpr std::chrono::milliseconds tick_interval{100};
+constexpr std::size_t most_tokens_at_once = 64;  // of one event, on the stack
 
-struct Node {
-  NodeActor actor;
-  std::uint64_t epoch = 0;
-  double weight = 1;
-  std::vector<std::string> models;
-  std::vector<std::pair<std::string, EngineStats>> stats;
-  std::uint32_t load = 0;  // sequences and embedding requests that it holds
-};
+Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
-struct Sequence {
-  SequenceSpec spec;
-  std::string node;
-  std::vector<TokenId> emitted;
-  std::uint64_t granted = 0;  // credit, in tokens, since the beginning
-  int replays = 0;
-  bool cancelled = false;
-};
+std::uint32_t ms_until(Time deadline) {
+  const double ms = (deadline - now()).count() * 1000;
+  return static_cast<std::uint32_t>(std::clamp(ms, 0.0, 4e9));
+}
 
-struct Stream {
-  SubmitStream request;  // without its sequences
+// Run ids are unique in a cluster: 24 random bits for this process, then a counter.
+cluster::RunId first_run() {
+  std::random_device device;
+  return std::uint64_t{device() & 0xffffffU} << 40 | 1;
+}
+
+// What a stream needs to run again, and who waits for it: one of the two owners.
+struct Work final : cluster::StreamData {
+  SubmitStream request;  // its sequences are those it came with
   StreamSink owner;
-  Clock::time_point deadline;
-  std::unordered_map<RequestId, Sequence> open;
+  EmbedTokens embedding;
+  EmbedSink embed_owner;
 };
 
-struct Embedding {
-  EmbedSink owner;
-  TenantId tenant;
-  std::string node;
-  Clock::time_point deadline;
-};
+SequenceEvent error_event(RequestId id, Error error) {
+  SequenceEvent event;
+  event.id = id;
+  event.finish = FinishReason::error;
+  event.error = std::move(error);
+  return event;
+}
+
+Error refusal(const std::string& tenant, const cluster::Decision& decision) {
+  using cluster::Verdict;
+  const auto retry = static_cast<std::uint32_t>(decision.retry_after.count());
+  const auto exhausted = [&](std::string message) {
+    return Error(ErrorCode::resource_exhausted, std::move(message))
+        .with_reason(cluster::reason_of(decision.verdict))
+        .retry_after(retry);
+  };
+  const auto rate = [&](const char* what) {
+    return exhausted(fmt::format("tenant '{}' has used up its rate of {}{}", tenant, what,
+                                 retry == 0 ? ": the request is larger than its burst" : ""));
+  };
+  switch (decision.verdict) {
+    case Verdict::admitted: break;
+    case Verdict::unknown_tenant:
+      return Error(ErrorCode::permission_denied, "no tenant named '" + tenant + "'");
+    case Verdict::suspended:
+      return Error(ErrorCode::permission_denied, "tenant '" + tenant + "' is suspended")
+          .with_reason(cluster::reason_of(decision.verdict));
+    case Verdict::model:
+      return Error(ErrorCode::permission_denied, "tenant '" + tenant + "' may not use this model")
+          .with_reason(cluster::reason_of(decision.verdict))
+          .with_param("model");
+    case Verdict::prompt_length:
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("the prompt has {:.0f} tokens; tenant '{}' may send {:.0f}",
+                               decision.asked, tenant, decision.limit))
+          .with_reason(cluster::reason_of(decision.verdict));
+    case Verdict::generation_cap:
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("up to {:.0f} tokens are asked for; tenant '{}' may have {:.0f}",
+                               decision.asked, tenant, decision.limit))
+          .with_reason(cluster::reason_of(decision.verdict))
+          .with_param("max_tokens");
+    case Verdict::sequences:
+      return exhausted(
+          fmt::format("tenant '{}' may have {:.0f} sequences waiting and running: it has {:.0f} and "
+                      "asks for {:.0f} more",
+                      tenant, decision.limit, decision.used, decision.asked));
+    case Verdict::kv_bytes:
+      return exhausted(
+          fmt::format("tenant '{}' may hold {:.0f} bytes of KV memory: it holds {:.0f} and asks "
+                      "for {:.0f} more",
+                      tenant, decision.limit, decision.used, decision.asked));
+    case Verdict::lease:
+      return exhausted("this router has no part of the quota of tenant '" + tenant + "' just now");
+    case Verdict::requests_rate: return rate("requests");
+    case Verdict::prompt_rate: return rate("prompt tokens");
+    case Verdict::generated_rate: return rate("generated tokens");
+  }
+  return Error(ErrorCode::internal, "an admitted request was refused");
+}
 
 struct RouterState {
   using Self = RouterActor::stateful_pointer<RouterState>;
   explicit RouterState(Self actor) : self(actor) {}
 
+  // What the state machine does not need to know of a node.
+  struct Peer {
+    NodeActor actor;
+    std::string address, version;
+    std::vector<std::pair<std::string, EngineStats>> stats;
+    NodeReport last;
+    Time reported{0};
+    double tokens_per_second = 0;
+    std::uint64_t tokens = 0;
+  };
+
   Self self;
   std::shared_ptr<Board> board;
   Account* queues = nullptr;
-  std::optional<cluster::Admission> admission;
-  cluster::Membership membership;
-  std::map<std::string, Node> nodes;  // those that are not lost
+  std::optional<cluster::Router> core;
+  std::map<std::string, Peer> peers;  // those that are not lost
+  std::map<std::string, std::string> versions;  // that the models of this router have
+  std::set<std::pair<std::string, std::string>> warned;
   bool draining = false;
-  std::unordered_map<RequestId, Stream> streams;       // by the id of the first sequence
-  std::unordered_map<RequestId, RequestId> stream_of;  // sequence -> stream
-  std::unordered_map<RequestId, Embedding> embeddings;
+  bool stale = false;  // the board: heartbeats came since
+  Actions actions;
 
   // ---- what comes in
 
-  std::optional<Error> admit(const TenantId& tenant, std::uint32_t sequences) {
+  // Hands a stream to the state machine. What it is refused with, if it is.
+  template <class Owner>
+  std::optional<Error> admit(cluster::NewStream&& stream, const Owner& owner) {
     if (draining) return Error(ErrorCode::unavailable, "the server is stopping").retry_after(1000);
-    using Verdict = cluster::AdmissionDecision::Verdict;
-    const auto now = std::chrono::duration<double>(Clock::now().time_since_epoch());
-    const auto decision = admission->admit(tenant.get(), sequences, now);
-    switch (decision.verdict) {
-      case Verdict::admitted: return std::nullopt;
-      case Verdict::unknown_tenant:
-        return Error(ErrorCode::permission_denied, "no tenant named '" + tenant.get() + "'");
-      case Verdict::rate:
-        return Error(ErrorCode::resource_exhausted,
-                     "tenant '" + tenant.get() + "' has used up its rate of requests")
-            .with_reason("tenant_rate")
-            .retry_after(static_cast<std::uint32_t>(decision.retry_after.count()));
-      case Verdict::sequences: break;
+    const std::string tenant = stream.tenant;
+    const std::string model = stream.model;
+    const auto submitted = core->submit(std::move(stream), now(), actions);
+    const auto& decision = submitted.decision;
+    if (decision.requests.limit > 0 || decision.prompt_tokens.limit > 0 ||
+        decision.generated_tokens.limit > 0) {
+      self->send(owner,
+                 RateLimits{decision.requests, decision.prompt_tokens, decision.generated_tokens});
     }
-    const auto limit = admission->limit(tenant.get());
-    return Error(ErrorCode::resource_exhausted,
-                 fmt::format("tenant '{}' may have {} sequences waiting and running: it has {} and "
-                             "asks for {} more",
-                             tenant.get(), limit, admission->sequences(tenant.get()), sequences))
-        .with_reason("tenant_sequences")
-        .retry_after(sequences > limit ? 0 : 1000);
-  }
-
-  // A ready node that has the model, other than `except`.
-  Result<std::string> pick(const TenantId& tenant, const std::string& model,
-                           const std::string& except = {}) const {
-    std::vector<cluster::PlacementNode> candidates;
-    for (const auto& [name, node] : nodes) {
-      const auto* member = membership.find(name);
-      const bool has = std::ranges::find(node.models, model) != node.models.end();
-      if (name == except || member->state != NodeState::ready || !has) continue;
-      candidates.push_back({name, node.weight, node.load});
+    if (submitted.full) {
+      return Error(ErrorCode::resource_exhausted, "the router holds as many streams as it may")
+          .with_reason("overloaded")
+          .retry_after(1000);
     }
-    const auto chosen = cluster::place(tenant.get(), candidates);
-    if (chosen) return std::string(candidates[*chosen].name);
-    return fail(Error(ErrorCode::unavailable, "no node that is ready has model '" + model + "'")
-                    .retry_after(1000));
+    if (submitted.no_node) {
+      return Error(ErrorCode::unavailable, "no node that is ready has model '" + model + "'")
+          .retry_after(1000);
+    }
+    if (decision.verdict == cluster::Verdict::admitted) return std::nullopt;
+    return refusal(tenant, decision);
   }
 
   void submit(SubmitStream& request, const StreamSink& owner) {
-    const auto count = static_cast<std::uint32_t>(request.sequences.size());
-    auto refusal = admit(request.tenant, count);
-    Result<std::string> node;
-    if (!refusal) {
-      node = pick(request.tenant, request.model);
-      if (!node) {
-        admission->release(request.tenant.get(), count);
-        refusal = std::move(node.error());
-      }
+    auto work = std::make_shared<Work>();
+    cluster::NewStream stream;
+    stream.tenant = request.tenant.get();
+    stream.model = request.model;
+    stream.prefix = cluster::prefix_hashes(stream.tenant, stream.model, request.prompt);
+    stream.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
+    stream.generated_tokens = request.max_new_tokens;
+    stream.kv_token_bytes = request.kv_token_bytes;
+    stream.deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    for (auto& spec : request.sequences) {
+      stream.sequences.push_back({spec.id.get(), spec.credit, std::move(spec.resumed)});
+      spec.resumed.clear();
     }
-    if (refusal) {
+    const auto* tenant = core->quotas().find(stream.tenant);
+    request.weight = tenant != nullptr ? cluster::weight_of(tenant->tier) : 1.0;
+    work->request = std::move(request);
+    work->owner = owner;
+    stream.data = work;
+    if (auto refused = admit(std::move(stream), owner)) {
       std::vector<SequenceEvent> events;
-      for (const auto& spec : request.sequences) events.push_back(error_event(spec.id, *refusal));
-      return emit(owner, std::move(events));
+      for (const auto& spec : work->request.sequences) {
+        events.push_back(error_event(spec.id, *refused));
+      }
+      emit(owner, std::move(events));
     }
-    const RequestId id = request.sequences.front().id;
-    Stream& stream = streams[id];
-    stream.owner = owner;
-    stream.deadline = Clock::now() + std::chrono::milliseconds(request.deadline_ms);
-    for (const auto& spec : request.sequences) {
-      stream_of[spec.id] = id;
-      stream.open.emplace(spec.id, Sequence{spec, *node, {}, spec.credit, 0, false});
-    }
-    nodes.at(*node).load += count;
-    self->send(nodes.at(*node).actor, request, NodeListener(self));
-    request.sequences.clear();
-    stream.request = std::move(request);
+    carry_out();
   }
 
   void embed(EmbedTokens& request, const EmbedSink& owner) {
-    const RequestId id = request.id;
-    const auto refuse = [&](Error error) {
-      self->send(owner, EmbedResult{id, {}, std::move(error), {}});
-    };
-    if (auto refusal = admit(request.tenant, 1)) return refuse(std::move(*refusal));
-    auto node = pick(request.tenant, request.model);
-    if (!node) {
-      admission->release(request.tenant.get(), 1);
-      return refuse(std::move(node.error()));
+    auto work = std::make_shared<Work>();
+    cluster::NewStream stream;
+    stream.tenant = request.tenant.get();
+    stream.model = request.model;
+    for (const auto& input : request.inputs) {
+      stream.prompt_tokens += static_cast<std::uint32_t>(input.size());
     }
-    const auto deadline = Clock::now() + std::chrono::milliseconds(request.deadline_ms);
-    embeddings[id] = {owner, request.tenant, *node, deadline};
-    ++nodes.at(*node).load;
-    self->send(nodes.at(*node).actor, std::move(request), NodeListener(self));
-  }
-
-  Sequence* find(RequestId id) {
-    const auto it = stream_of.find(id);
-    return it == stream_of.end() ? nullptr : &streams.at(it->second).open.at(id);
-  }
-
-  void add_credit(const AddCredit& credit) {
-    if (auto* sequence = find(credit.id)) {
-      sequence->granted += credit.tokens;
-      self->send(nodes.at(sequence->node).actor, credit);
+    stream.deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    stream.sequences.push_back({request.id.get(), 0, {}});
+    work->embedding = std::move(request);
+    work->embed_owner = owner;
+    stream.data = work;
+    if (auto refused = admit(std::move(stream), owner)) {
+      self->send(owner, EmbedResult{work->embedding.id, {}, std::move(*refused), {}});
     }
+    carry_out();
   }
 
   void cancel(const CancelSequences& message) {
-    std::map<std::string, CancelSequences> by_node;
-    for (const RequestId id : message.ids) {
-      if (auto* sequence = find(id)) {
-        sequence->cancelled = true;
-        by_node[sequence->node].ids.push_back(id);
-      } else if (const auto it = embeddings.find(id); it != embeddings.end()) {
-        by_node[it->second.node].ids.push_back(id);
-      }
-    }
-    for (auto& [name, ids] : by_node) self->send(nodes.at(name).actor, std::move(ids));
+    for (const RequestId id : message.ids) core->cancel(id.get(), now(), actions);
+    carry_out();
   }
 
   // ---- what the nodes send
 
-  // Whether this node, in this epoch, is the one that is known.
-  bool current(const std::string& name, std::uint64_t epoch) const {
-    const auto it = nodes.find(name);
-    return it != nodes.end() && it->second.epoch == epoch;
+  void receive(NodeEvents& message) {
+    const Time at = now();
+    StreamSink owner;  // of the events gathered so far
+    std::vector<SequenceEvent> events;
+    const auto flush = [&] {
+      if (!events.empty()) self->send(owner, StreamEvents{std::move(events), message.charge});
+      events = {};
+    };
+    for (auto& event : message.events) {
+      const auto progress = note_tokens(event, at);
+      if (!progress) continue;
+      auto& work = static_cast<Work&>(*progress->data);
+      if (work.owner != owner) {
+        flush();
+        owner = work.owner;
+      }
+      if (!event.prompt.empty()) spec_of(work, progress->id).prompt_logprobs = false;
+      if (event.finish && !ends(event, at)) {
+        event.finish.reset();
+        event.error.reset();
+      }
+      event.id = RequestId(progress->id);
+      if (event.finish || !event.tokens.empty() || !event.prompt.empty()) {
+        events.push_back(std::move(event));
+      }
+    }
+    flush();
+    carry_out();
   }
 
-  void receive(NodeEvents& message) {
-    message.charge.reset();
-    if (!current(message.node, message.epoch)) return;
-    std::map<RequestId, std::vector<SequenceEvent>> by_stream;
-    for (auto& event : message.events) {
-      auto* sequence = find(event.id);
-      if (sequence == nullptr || sequence->node != message.node) continue;
-      const RequestId stream = stream_of.at(event.id);
-      for (const auto& token : event.tokens) sequence->emitted.push_back(token.id);
-      if (!event.prompt.empty()) sequence->spec.prompt_logprobs = false;
-      if (event.finish) {
-        // A node that drains hands its sequences on.
-        const bool unavailable = event.error && event.error->code == ErrorCode::unavailable;
-        if (unavailable && replay(streams.at(stream), event.id)) {
-          event.finish.reset();
-          event.error.reset();
-        }
-      }
-      by_stream[stream].push_back(std::move(event));
+  std::optional<cluster::Router::Progress> note_tokens(const SequenceEvent& event, Time at) {
+    const cluster::RunId run = event.id.get();
+    std::array<TokenId, most_tokens_at_once> ids;
+    std::optional<cluster::Router::Progress> progress;
+    std::size_t done = 0;
+    do {
+      const std::size_t count = std::min(event.tokens.size() - done, ids.size());
+      for (std::size_t i = 0; i < count; ++i) ids[i] = event.tokens[done + i].id;
+      progress = core->tokens(run, {ids.data(), count}, at);
+      done += count;
+    } while (progress && done < event.tokens.size());
+    return progress;
+  }
+
+  // Whether the end of a run is the end of its sequence.
+  bool ends(const SequenceEvent& event, Time at) {
+    auto outcome = Outcome::done;
+    if (event.error && event.error->code == ErrorCode::unavailable) outcome = Outcome::unavailable;
+    if (event.error && event.error->code == ErrorCode::resource_exhausted) {
+      outcome = Outcome::exhausted;
     }
-    for (auto& [id, events] : by_stream) {
-      const auto owner = streams.at(id).owner;
-      for (const auto& event : events) {
-        if (event.finish) close(event.id);
-      }
-      emit(owner, std::move(events));
-    }
+    return core->finish(event.id.get(), outcome, event.usage.cached_tokens, at, actions).closed;
   }
 
   void receive(EmbedResult& result) {
-    const auto it = embeddings.find(result.id);
-    if (it == embeddings.end()) return;
-    const auto owner = it->second.owner;
-    close(it);
-    self->send(owner, std::move(result));
+    SequenceEvent event;
+    event.id = result.id;
+    event.error = result.error;
+    const auto progress = core->tokens(result.id.get(), {}, now());
+    if (!progress) return;
+    const auto owner = static_cast<Work&>(*progress->data).embed_owner;
+    if (ends(event, now())) {
+      result.id = RequestId(progress->id);
+      self->send(owner, std::move(result));
+    }
+    carry_out();
   }
 
   void receive(NodeReport& report) {
-    if (!current(report.node, report.epoch)) return;
-    nodes.at(report.node).stats = std::move(report.models);
-    publish();
+    const auto it = core->nodes().find(report.node);
+    if (it == core->nodes().end() || it->second.epoch != report.epoch) return;
+    cluster::Beat beat;
+    for (const auto& [model, stats] : report.models) {
+      beat.steps += stats.steps_total;
+      beat.sequences += stats.waiting + stats.running;
+    }
+    beat.round_trip_s = report.round_trip_seconds;
+    const Time at = now();
+    core->beat(report.node, report.epoch, beat, at);
+    if (report.draining) {
+      // The node ends what is left at its own deadline; should it hang, its heartbeat tells.
+      core->drain(report.node, Time(1e300), at, actions);
+    }
+    note_replicas(report, it->second.models);
+    Peer& peer = peers.at(report.node);
+    if (const double seconds = (at - peer.reported).count(); seconds >= 1.0) {
+      peer.tokens_per_second =
+          static_cast<double>(it->second.tokens - std::exchange(peer.tokens, it->second.tokens)) /
+          seconds;
+      peer.reported = at;
+    }
+    peer.stats = std::move(report.models);
+    peer.last = std::move(report);
+    stale = true;
+    carry_out();
+  }
+
+  // A replica counts if it is of the version that this router has the text side of: any other would
+  // not go on with a stream where the first one stopped.
+  void note_replicas(const NodeReport& report, const std::vector<std::string>& before) {
+    std::vector<std::string> ready;
+    for (const auto& replica : report.replicas) {
+      const auto expected = versions.find(replica.model);
+      const bool other = expected != versions.end() && expected->second != replica.version;
+      if (!replica.version.empty() && !other) ready.push_back(replica.model);
+      if (!replica.version.empty() && other && warned.insert({report.node, replica.version}).second) {
+        spdlog::warn("event=model_version_differs node={} model={} has={} wanted={}", report.node,
+                     replica.model, replica.version, expected->second);
+      }
+    }
+    if (ready != before) core->set_models(report.node, std::move(ready), now(), actions);
   }
 
   void up(const NodeUp& message, const NodeActor& actor) {
-    // A node that came back before its old self was missed: what that one held is lost.
-    if (const auto* member = membership.find(message.node);
-        member != nullptr && message.epoch > member->epoch) {
-      lose(message.node, "it came back with a new epoch");
+    const bool local = message.address == "local";
+    if (!core->join({message.node, message.epoch, message.weight, message.models, local}, now(),
+                    actions)) {
+      return;
     }
-    if (!membership.apply(message.node, message.epoch, NodeEvent::join)) return;
-    membership.apply(message.node, message.epoch, NodeEvent::ready);
-    nodes[message.node] = {actor, message.epoch, message.weight, message.models, {}, 0};
+    auto starts = std::exchange(actions, {});  // they go to the new actor
+    for (auto& action : starts) {
+      if (std::holds_alternative<cluster::NodeGone>(action)) carry_out(action);
+    }
+    peers[message.node] = {actor, message.address, message.version, {}, {}, now(), 0, 0};
+    for (auto& action : starts) {
+      if (!std::holds_alternative<cluster::NodeGone>(action)) carry_out(action);
+    }
     self->monitor(actor);
-    spdlog::info("event=node_ready node={} epoch={} models={}", message.node, message.epoch,
-                 message.models.size());
+    spdlog::info("event=node_ready node={} epoch={} address={} models={}", message.node,
+                 message.epoch, message.address, message.models.size());
     publish();
   }
 
   void down(const caf::down_msg& message) {
-    for (const auto& [name, node] : nodes) {
-      if (node.actor.address() == message.source) {
-        return lose(std::string(name), caf::to_string(message.reason));
-      }
+    for (const auto& [name, peer] : peers) {
+      if (peer.actor.address() != message.source) continue;
+      core->lose(name, core->nodes().at(name).epoch, caf::to_string(message.reason), now(),
+                 actions);
+      break;
     }
-  }
-
-  void lose(const std::string& name, const std::string& reason) {
-    const auto node = nodes.find(name);
-    if (node == nodes.end()) return;
-    spdlog::log(draining ? spdlog::level::info : spdlog::level::warn,
-                "event=node_lost node={} epoch={} sequences={} reason=\"{}\"", name,
-                node->second.epoch, node->second.load, reason);
-    membership.apply(name, node->second.epoch, NodeEvent::lose);
-    std::vector<RequestId> stranded;
-    for (const auto& [id, stream] : stream_of) {
-      if (streams.at(stream).open.at(id).node == name) stranded.push_back(id);
-    }
-    const Error error =
-        Error(ErrorCode::unavailable, "node '" + name + "' was lost").retry_after(1000);
-    for (const RequestId id : stranded) {
-      Stream& stream = streams.at(stream_of.at(id));
-      if (replay(stream, id)) continue;
-      SequenceEvent event = error_event(id, error);
-      if (stream.open.at(id).cancelled) {
-        event.finish = FinishReason::cancelled;
-        event.error.reset();
-      }
-      const auto owner = stream.owner;
-      close(id);
-      emit(owner, {std::move(event)});
-    }
-    for (auto it = embeddings.begin(); it != embeddings.end();) {
-      const auto here = it++;
-      if (here->second.node != name) continue;
-      const auto owner = here->second.owner;
-      const RequestId id = here->first;
-      close(here);
-      self->send(owner, EmbedResult{id, {}, error, {}});
-    }
-    nodes.erase(name);
+    carry_out();
     publish();
   }
 
-  // Goes on with a sequence on another node, behind the tokens that its client has. False if there
-  // is none, or if it was tried too often.
-  bool replay(Stream& stream, RequestId id) {
-    Sequence& sequence = stream.open.at(id);
-    if (draining || sequence.cancelled || sequence.replays >= most_replays) return false;
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(stream.deadline - Clock::now());
-    auto node = pick(stream.request.tenant, stream.request.model, sequence.node);
-    if (!node || left.count() <= 0) return false;
-    ++sequence.replays;
-    spdlog::info("event=replay request={} from={} to={} tokens={}", id.get(), sequence.node, *node,
-                 sequence.emitted.size());
-    SubmitStream request = stream.request;
-    request.deadline_ms = static_cast<std::uint32_t>(left.count());
-    SequenceSpec spec = sequence.spec;
-    spec.resumed.insert(spec.resumed.end(), sequence.emitted.begin(), sequence.emitted.end());
-    const auto unused =
-        sequence.granted - std::min<std::uint64_t>(sequence.granted, sequence.emitted.size());
-    spec.credit = static_cast<std::uint32_t>(std::min<std::uint64_t>(unused, ~0U));
-    request.sequences.push_back(std::move(spec));
-    --nodes.at(sequence.node).load;
-    ++nodes.at(*node).load;
-    sequence.node = *node;
-    self->send(nodes.at(*node).actor, std::move(request), NodeListener(self));
-    return true;
+  void tick() {
+    core->tick(now(), actions);
+    if (carry_out() || stale) publish();
   }
 
-  // ---- ends
+  // ---- what goes out
 
-  static SequenceEvent error_event(RequestId id, const Error& error) {
-    SequenceEvent event;
-    event.id = id;
-    event.finish = FinishReason::error;
-    event.error = error;
-    return event;
+  // True if a node is gone.
+  bool carry_out() {
+    bool gone = false;
+    // What is carried out can lead to more.
+    while (!actions.empty()) {
+      auto batch = std::exchange(actions, {});
+      for (auto& action : batch) gone = carry_out(action) || gone;
+    }
+    return gone;
+  }
+
+  bool carry_out(cluster::Action& action) {
+    std::visit([this](auto& x) { carry_out(x); }, action);
+    return std::holds_alternative<cluster::NodeGone>(action);
+  }
+
+  void carry_out(cluster::StartRun& start) {
+    const auto peer = peers.find(start.node);
+    if (peer == peers.end()) return;
+    const auto& work = static_cast<const Work&>(*start.data);
+    if (work.embed_owner) {
+      EmbedTokens request = work.embedding;
+      request.id = RequestId(start.sequences.front().run);
+      request.deadline_ms = ms_until(start.deadline);
+      return self->send(peer->second.actor, std::move(request), NodeListener(self));
+    }
+    SubmitStream request = work.request;
+    request.deadline_ms = ms_until(start.deadline);
+    request.sequences.clear();
+    for (auto& sequence : start.sequences) {
+      SequenceSpec spec = spec_of(work, sequence.id);
+      if (!sequence.emitted.empty()) {
+        spdlog::info("event=replay request={} run={} node={} tokens={}", sequence.id, sequence.run,
+                     start.node, sequence.emitted.size());
+      }
+      spec.id = RequestId(sequence.run);
+      spec.resumed = std::move(sequence.emitted);
+      spec.credit = sequence.credit;
+      request.sequences.push_back(std::move(spec));
+    }
+    self->send(peer->second.actor, std::move(request), NodeListener(self));
+  }
+
+  void carry_out(const cluster::CancelRuns& cancel) {
+    const auto peer = peers.find(cancel.node);
+    if (peer == peers.end()) return;
+    CancelSequences message;
+    for (const auto run : cancel.runs) message.ids.emplace_back(run);
+    self->send(peer->second.actor, std::move(message));
+  }
+
+  void carry_out(const cluster::CreditRun& credit) {
+    const auto peer = peers.find(credit.node);
+    if (peer == peers.end()) return;
+    self->send(peer->second.actor, AddCredit{RequestId(credit.run), credit.tokens});
+  }
+
+  void carry_out(const cluster::EndSequence& end) {
+    const auto& work = static_cast<const Work&>(*end.data);
+    Error error(ErrorCode::cancelled, "the request was cancelled");
+    switch (end.cause) {
+      case EndCause::cancelled: break;
+      case EndCause::node_lost:
+        error = Error(ErrorCode::unavailable, "node '" + end.node + "' was lost").retry_after(1000);
+        break;
+      case EndCause::no_node:
+        error = Error(ErrorCode::unavailable, "no node that is ready can go on with the request")
+                    .retry_after(1000);
+        break;
+      case EndCause::overdue:
+        error = Error(ErrorCode::deadline_exceeded,
+                      "the request's deadline passed and its node does not answer");
+        break;
+      case EndCause::stopped:
+        error = Error(ErrorCode::unavailable, "the server has stopped").retry_after(1000);
+        break;
+    }
+    if (work.embed_owner) {
+      return self->send(work.embed_owner, EmbedResult{RequestId(end.id), {}, std::move(error), {}});
+    }
+    SequenceEvent event = error_event(RequestId(end.id), std::move(error));
+    if (end.cause == EndCause::cancelled) {
+      event.finish = FinishReason::cancelled;
+      event.error.reset();
+    }
+    emit(work.owner, {std::move(event)});
+  }
+
+  void carry_out(const cluster::NodeGone& gone) {
+    spdlog::log(draining ? spdlog::level::info : spdlog::level::warn,
+                "event=node_lost node={} epoch={} sequences={} reason=\"{}\"", gone.node,
+                gone.epoch, gone.sequences, gone.reason);
+    const auto peer = peers.find(gone.node);
+    if (peer == peers.end()) return;
+    self->demonitor(peer->second.actor.address());
+    // A proxy of a remote node tells it that its epoch is over.
+    if (peer->second.address != "local") {
+      self->send_exit(peer->second.actor, caf::exit_reason::unreachable);
+    }
+    peers.erase(peer);
   }
 
   void emit(const StreamSink& owner, std::vector<SequenceEvent> events) {
@@ -341,66 +473,51 @@ struct RouterState {
     self->send(owner, StreamEvents{std::move(events), std::move(charge)});
   }
 
-  void close(RequestId id) {
-    const auto it = streams.find(stream_of.at(id));
-    Stream& stream = it->second;
-    admission->release(stream.request.tenant.get(), 1);
-    --nodes.at(stream.open.at(id).node).load;
-    stream.open.erase(id);
-    stream_of.erase(id);
-    if (stream.open.empty()) streams.erase(it);
+  static SequenceSpec& spec_of(Work& work, cluster::SequenceId id) {
+    auto& specs = work.request.sequences;
+    return *std::ranges::find(specs, RequestId(id), &SequenceSpec::id);
   }
-
-  void close(std::unordered_map<RequestId, Embedding>::iterator it) {
-    admission->release(it->second.tenant.get(), 1);
-    --nodes.at(it->second.node).load;
-    embeddings.erase(it);
-  }
-
-  // Ends everything whose deadline is before `now`, at the node and for its owner.
-  void end_overdue(Clock::time_point now, const Error& error) {
-    std::vector<RequestId> overdue;
-    CancelSequences cancelled;
-    for (const auto& [id, stream] : streams) {
-      if (stream.deadline + deadline_grace < now) overdue.push_back(id);
-    }
-    for (const RequestId id : overdue) {
-      const auto owner = streams.at(id).owner;
-      std::vector<SequenceEvent> events;
-      for (const auto& [sequence, unused] : streams.at(id).open) {
-        events.push_back(error_event(sequence, error));
-        cancelled.ids.push_back(sequence);
-      }
-      cancel(cancelled);
-      cancelled.ids.clear();
-      for (const auto& event : events) close(event.id);
-      emit(owner, std::move(events));
-    }
-    for (auto it = embeddings.begin(); it != embeddings.end();) {
-      const auto here = it++;
-      if (here->second.deadline + deadline_grace >= now) continue;
-      const auto owner = here->second.owner;
-      const RequestId id = here->first;
-      cancel({{id}});
-      close(here);
-      self->send(owner, EmbedResult{id, {}, error, {}});
-    }
+  static const SequenceSpec& spec_of(const Work& work, cluster::SequenceId id) {
+    return spec_of(const_cast<Work&>(work), id);
   }
 
   void drain(const Drain& message) {
     draining = true;
-    for (const auto& [name, node] : nodes) {
-      membership.apply(name, node.epoch, NodeEvent::drain);
-      self->send(node.actor, message);
+    for (auto& [name, peer] : peers) {
+      if (peer.address == "local") self->send(peer.actor, message);
+    }
+    for (const auto& [name, node] : core->nodes()) {
+      core->drain(name, Time(1e300), now(), actions);
     }
     publish();
   }
 
-  void publish() const {
+  void publish() {
+    stale = false;
     std::vector<NodeStatus> all;
-    for (const auto& [name, member] : membership.nodes()) {
-      NodeStatus status{name, std::string(cluster::to_string(member.state)), {}};
-      if (const auto it = nodes.find(name); it != nodes.end()) status.models = it->second.stats;
+    const Time at = now();
+    for (const auto& [name, member] : core->membership().nodes()) {
+      NodeStatus status;
+      status.name = name;
+      status.state = cluster::to_string(member.state);
+      status.epoch = member.epoch;
+      if (const auto it = peers.find(name); it != peers.end()) {
+        const auto& node = core->nodes().at(name);
+        const Peer& peer = it->second;
+        status.models = peer.stats;
+        status.address = peer.address;
+        status.version = peer.version;
+        status.weight = node.weight;
+        status.slow_factor = core->health().factor(name);
+        if (const auto heard = core->health().last_heard(name)) {
+          status.heartbeat_age_seconds = (at - *heard).count();
+        }
+        status.sequences = static_cast<std::uint32_t>(node.runs.size());
+        status.tokens_per_second = peer.tokens_per_second;
+        status.pressure = peer.last.pressure;
+        status.memory_used_bytes = peer.last.memory_used_bytes;
+        status.memory_limit_bytes = peer.last.memory_limit_bytes;
+      }
       all.push_back(std::move(status));
     }
     board->set_nodes(std::move(all));
@@ -412,7 +529,8 @@ RouterActor::behavior_type router(RouterState::Self self,
   auto& state = self->state;
   state.board = config->board;
   state.queues = &config->ledger->account(Component::queues, "", shared_tenant);
-  state.admission.emplace(config->tenants);
+  state.core.emplace(config->settings, first_run());
+  for (const auto& tenant : config->tenants) state.core->set_tenant(tenant, now());
   // A router that broke an invariant would leave every request waiting: end the process instead.
   self->set_exception_handler([](std::exception_ptr& thrown) -> caf::error {
     try {
@@ -424,7 +542,7 @@ RouterActor::behavior_type router(RouterState::Self self,
     std::abort();
   });
   self->set_down_handler([=](caf::down_msg& message) { self->state.down(message); });
-  self->delayed_send(self, sweep_interval, TickAtom::value);
+  self->delayed_send(self, tick_interval, TickAtom::value);
   return {
       [=](NodeEvents& message) { self->state.receive(message); },
       [=](EmbedResult& result) { self->state.receive(result); },
@@ -432,18 +550,28 @@ RouterActor::behavior_type router(RouterState::Self self,
       [=](SubmitStream& request, const StreamSink& owner) { self->state.submit(request, owner); },
       [=](EmbedTokens& request, const EmbedSink& owner) { self->state.embed(request, owner); },
       [=](const CancelSequences& message) { self->state.cancel(message); },
-      [=](const AddCredit& credit) { self->state.add_credit(credit); },
+      [=](const AddCredit& credit) {
+        self->state.core->add_credit(credit.id.get(), credit.tokens, self->state.actions);
+        self->state.carry_out();
+      },
       [=](const NodeUp& message, const NodeActor& actor) { self->state.up(message, actor); },
+      [=](const ModelEntry& entry) {
+        self->state.versions[entry.name] = entry.version;
+        self->state.warned.clear();
+      },
       [=](const Drain& message) { self->state.drain(message); },
       [=](EndAllAtom) {
-        self->state.end_overdue(Clock::time_point::max(),
-                                Error(ErrorCode::unavailable, "the server has stopped"));
+        self->state.core->end_all(now(), self->state.actions);
+        self->state.carry_out();
+      },
+      [=](const InRouter& call) {
+        call.run(*self->state.core, now(), self->state.actions);
+        self->state.carry_out();
+        self->state.publish();
       },
       [=](TickAtom) {
-        self->state.end_overdue(
-            Clock::now(), Error(ErrorCode::deadline_exceeded,
-                                "the request's deadline passed and its node does not answer"));
-        self->delayed_send(self, sweep_interval, TickAtom::value);
+        self->state.tick();
+        self->delayed_send(self, tick_interval, TickAtom::value);
       },
   };
 }

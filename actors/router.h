@@ -1,23 +1,24 @@
-// The router actor: admits tenants, picks a node for each stream, and brings what the node emits to
-// the stream's owner. It keeps the tokens emitted so far (bounded by the context), so that a stream
-// goes on elsewhere when its node is lost or drains.
+// The router actor: a shell around cluster::Router. It brings messages in, carries out what comes
+// back, and keeps what a sequence needs to run again elsewhere.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "actors/board.h"
 #include "actors/messages.h"
-#include "cluster/admission.h"
+#include "cluster/router.h"
 #include "engine/memory/ledger.h"
 
 namespace plimsoll {
 
 struct RouterConfig {
-  std::map<std::string, cluster::TenantLimits> tenants;
+  std::vector<cluster::Tenant> tenants;
   std::shared_ptr<Board> board;  // told of the nodes
   Ledger* ledger = nullptr;
+  cluster::RouterSettings settings{};
 };
 
 RouterActor spawn_router(caf::actor_system& system, RouterConfig config);

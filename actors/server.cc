@@ -1,14 +1,21 @@
 #include "actors/server.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <ctime>
+#include <fstream>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "actors/frontend_impl.h"
 #include "actors/governor.h"
+#include "actors/model_loader.h"
+#include "actors/network.h"
 #include "actors/node.h"
 #include "actors/registry.h"
 #include "actors/router.h"
@@ -22,231 +29,274 @@ constexpr std::uint32_t most_requests = 4096;
 constexpr std::uint64_t most_request_bytes = 256_MiB;
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
-constexpr const char* node_name = "local";
 
-std::map<std::string, cluster::TenantLimits> tenant_limits(
-    const std::vector<TenantConfig>& tenants) {
-  std::map<std::string, cluster::TenantLimits> limits;
+std::string host_name() {
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  return name.data();
+}
+
+std::vector<cluster::Tenant> tenants_of(const std::vector<TenantConfig>& configured) {
+  std::vector<cluster::Tenant> tenants;
   bool keys = false;
-  for (const auto& tenant : tenants) {
-    // A tenth of a minute's worth may come at once.
-    limits[tenant.name.get()] = {.sequences = tenant.sequences,
-                                 .requests_per_second = tenant.requests_per_minute / 60.0,
-                                 .burst = tenant.requests_per_minute / 10.0};
-    keys = keys || !tenant.api_key_sha256.empty();
+  for (const auto& from : configured) {
+    cluster::Tenant tenant;
+    tenant.name = from.name.get();
+    tenant.is_operator = from.is_operator;
+    tenant.quota.sequences = from.sequences;
+    tenant.quota.requests_per_second = from.requests_per_minute / 60.0;
+    for (const auto& hash : from.api_key_sha256) tenant.keys.push_back({.sha256 = hash});
+    keys = keys || !tenant.keys.empty();
+    tenants.push_back(std::move(tenant));
   }
-  if (!keys) limits.try_emplace("local");  // whom authenticate() takes everyone for
-  return limits;
+  // Whom authenticate() takes everyone for, where there are no keys.
+  if (!keys) tenants.emplace_back().name = "local";
+  return tenants;
 }
 
-int thread_count(const EngineSettings& settings) {
-  if (settings.threads > 0) return settings.threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+// "HOST:PORT" or "[HOST]:PORT".
+Result<std::pair<std::string, std::uint16_t>> parse_address(const std::string& text) {
+  const auto colon = text.rfind(':');
+  const int port = colon == std::string::npos ? 0 : std::atoi(text.c_str() + colon + 1);
+  if (colon == 0 || port < 1 || port > 65535) {
+    return fail(ErrorCode::invalid_argument, "'" + text + "' is not HOST:PORT");
+  }
+  std::string host = text.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return std::pair(host, static_cast<std::uint16_t>(port));
 }
-
-// A model that is ready to serve: its engine, its text side, and what the registry says of it.
-struct Started {
-  ServedEngine engine;
-  ClusterFrontend::Served served;
-  ModelEntry entry;
-};
-
-class Loader {
- public:
-  Loader(const ServerConfig& config, const ModelSource& source, Ledger& ledger,
-         std::shared_ptr<NodeInbox> inbox)
-      : config_(config), source_(source), ledger_(ledger), inbox_(std::move(inbox)) {}
-
-  Result<Started> load(const ModelConfig& model, const Server::LoadProgress& progress) const {
-    auto info = source_.probe(model);
-    if (!info) return fail(std::move(info.error()));
-    auto hash = source_.content_hash(model);
-    if (!hash) return fail(std::move(hash.error()));
-    auto text = source_.text(model);
-    if (!text) return fail(std::move(text.error()));
-
-    const auto& settings = config_.engine;
-    Started out;
-    out.entry.name = model.name;
-    out.entry.version = model.name + "@" + *hash;
-    out.entry.path = model.path.string();
-    out.entry.info = *info;
-    out.engine.model = model.name;
-    out.engine.pool = std::make_unique<ThreadPool>(thread_count(settings));
-
-    LoadOptions options;
-    options.model_version = out.entry.version;
-    options.compute = model.compute;
-    options.cache_directory = settings.packed_directory;
-    options.limits.context_tokens = std::min(settings.context_tokens, info->context_tokens);
-    options.limits.sequences = settings.max_batch;
-    options.limits.logit_rows = settings.max_batch;
-    options.limits.tokens = settings.step_tokens;
-    options.ledger = &ledger_;
-    options.pool = out.engine.pool.get();
-    if (progress) {
-      options.progress = [&](std::uint64_t done, std::uint64_t total) {
-        progress(model.name, done, total);
-      };
-    }
-    out.entry.context_tokens = options.limits.context_tokens;
-    auto started = info->kind == ModelKind::causal ? start_causal(model, options, out)
-                                                   : start_embedding(model, options, out);
-    if (!started) return fail(std::move(started.error()));
-
-    const auto tokenizer_bytes = text->tokenizer->memory_bytes();
-    out.served.memory = Charge(
-        ledger_.account(Component::tokenizer, out.entry.version, shared_tenant), tokenizer_bytes);
-    out.served.text =
-        std::make_shared<TextModel>(model.name, std::move(*text), out.entry.context_tokens);
-    out.served.kind = info->kind;
-    out.served.version = out.entry.version;
-    out.entry.state = ModelState::ready;
-    out.entry.created = static_cast<std::uint64_t>(std::time(nullptr));
-    return out;
-  }
-
- private:
-  Result<void> start_causal(const ModelConfig& model, const LoadOptions& options,
-                            Started& out) const {
-    auto causal = source_.causal(model, options);
-    if (!causal) return fail(std::move(causal.error()));
-    const auto& settings = config_.engine;
-    // No sequence may be longer than what the pool holds: it could never end.
-    const auto block_bytes =
-        (*causal)->kv_layout(settings.block_tokens, settings.kv_type).block_bytes();
-    const std::uint64_t pool_tokens = settings.kv_bytes / block_bytes * settings.block_tokens;
-    if (pool_tokens > 0 && pool_tokens < out.entry.context_tokens) {
-      spdlog::warn("event=context_capped model={} context_tokens={} kv_memory_holds={}", model.name,
-                   out.entry.context_tokens, pool_tokens);
-      out.entry.context_tokens = static_cast<std::uint32_t>(pool_tokens);
-    }
-    EngineConfig config;
-    config.model_version = options.model_version;
-    config.block_tokens = settings.block_tokens;
-    config.kv_type = settings.kv_type;
-    config.kv_budget_bytes = settings.kv_bytes;
-    config.limits = options.limits;
-    config.chunk_tokens = settings.chunk_tokens;
-    config.queue_length = settings.queue_length;
-    config.queue_time = settings.queue_time;
-    config.tenant_sequences = most_sequences();
-    config.prefix_sharing = settings.prefix_sharing;
-    auto engine =
-        Engine::start(std::move(*causal), config, ledger_, make_engine_sink(inbox_, ledger_));
-    if (!engine) return fail(std::move(engine.error()));
-    out.engine.engine = std::move(*engine);
-    return {};
-  }
-
-  Result<void> start_embedding(const ModelConfig& model, LoadOptions options, Started& out) const {
-    // One input is never split.
-    options.limits.tokens = std::max(options.limits.tokens, options.limits.context_tokens);
-    auto embedding = source_.embedding(model, options);
-    if (!embedding) return fail(std::move(embedding.error()));
-    const auto& settings = config_.engine;
-    EmbeddingEngineConfig config;
-    config.model_version = options.model_version;
-    config.limits = options.limits;
-    config.max_batch = settings.max_batch;
-    config.queue_length = settings.queue_length;
-    config.tenant_requests = most_sequences();
-    config.request_inputs = RequestLimits::embedding_inputs;
-    config.queue_time = settings.queue_time;
-    auto engine = EmbeddingEngine::start(std::move(*embedding), config, ledger_);
-    if (!engine) return fail(std::move(engine.error()));
-    out.engine.embedding = std::move(*engine);
-    return {};
-  }
-
-  // The router keeps each tenant's own cap.
-  std::uint32_t most_sequences() const {
-    std::uint32_t most = cluster::TenantLimits{}.sequences;
-    for (const auto& tenant : config_.tenants) most = std::max(most, tenant.sequences);
-    return most;
-  }
-
-  const ServerConfig& config_;
-  const ModelSource& source_;
-  Ledger& ledger_;
-  std::shared_ptr<NodeInbox> inbox_;
-};
 
 }  // namespace
 
 struct Server::Impl {
-  Impl(const ServerConfig& c, Ledger& l) : config(c), ledger(l) {}
+  Impl(const ServerConfig& c, const ModelSource& s, Ledger& l) : config(c), source(s), ledger(l) {
+    if (config.cluster.name.empty()) config.cluster.name = host_name();
+  }
 
-  const ServerConfig config;
+  ServerConfig config;
+  const ModelSource source;
   Ledger& ledger;
   std::shared_ptr<Board> board = std::make_shared<Board>();
+  std::shared_ptr<NodeInbox> inbox = std::make_shared<NodeInbox>();
+  ModelLoader loader{config, source, ledger, inbox};
   Metrics metrics;
   OpenRequests open{most_requests, most_request_bytes};
   ActorSystemConfig system_config{scheduler_threads};
-  caf::actor_system system{system_config};
-  RouterActor router = spawn_router(system, {tenant_limits(config.tenants), board, &ledger});
-  RegistryActor registry = spawn_registry(system, board);
+  std::optional<caf::actor_system> system;
+  RouterActor router;
+  RegistryActor registry;
   NodeActor node;
   GovernorActor governor;
+  caf::actor door;
+  std::vector<LinkActor> links;
   std::optional<RequestServices> services;
   std::optional<ClusterFrontend> frontend;
+  std::uint16_t cluster_port = 0;
+  std::mutex links_mutex;
+  std::set<std::string> serving_links;
   bool stopped = false;
 
+  bool routes() const { return config.role != Role::node; }
+  bool computes() const { return config.role != Role::router; }
+  bool has_door() const { return routes() && !config.cluster.listen_host.empty(); }
+  TlsFiles tls() const {
+    return {config.cluster.ca_file, config.cluster.certificate, config.cluster.key};
+  }
+
   // Errors end the process's start: what was started is taken down by ~Impl.
-  Result<void> start(const LoadProgress& progress, const ModelSource& source) {
-    auto inbox = std::make_shared<NodeInbox>();
-    const Loader loader(config, source, ledger, inbox);
+  Result<void> start(const LoadProgress& progress) {
+    if (has_door() || !config.cluster.join.empty()) {
+      auto enabled = enable_network(system_config, tls(), 3 * config.cluster.node_timeout);
+      if (!enabled) return enabled;
+    }
+    system.emplace(system_config);
+    registry = spawn_registry(*system, board);
     NodeConfig node_config;
-    NodeUp description;
     std::map<std::string, ClusterFrontend::Served> served;
     std::vector<ModelEntry> entries;
     for (const auto& model : config.models) {
-      if (served.contains(model.name)) {
+      const bool twice = std::ranges::count(config.models, model.name, &ModelConfig::name) > 1;
+      if (twice) {
         return fail(ErrorCode::invalid_argument, "two models are named '" + model.name + "'");
       }
-      ModelEntry entry;
-      entry.name = model.name;
-      entry.path = model.path.string();
-      caf::anon_send(registry, entry);
-      auto started = loader.load(model, progress);
-      if (!started) {
+      if (auto loaded = load(model, progress, node_config, served, entries); !loaded) {
+        ModelEntry entry;
+        entry.name = model.name;
+        entry.path = model.path.string();
         entry.state = ModelState::failed;
-        entry.reason = to_string(started.error());
+        entry.reason = to_string(loaded.error());
         caf::anon_send(registry, std::move(entry));
-        Error error = std::move(started.error());
+        Error error = std::move(loaded.error());
         error.message = "model '" + model.name + "': " + error.message;
         return fail(std::move(error));
       }
-      description.models.push_back(model.name);
-      node_config.engines.push_back(std::move(started->engine));
-      served.emplace(model.name, std::move(started->served));
-      entries.push_back(std::move(started->entry));
     }
-
-    description.node = node_config.name = node_name;
-    description.epoch = node_config.epoch = static_cast<std::uint64_t>(std::time(nullptr));
-    node_config.inbox = inbox;
-    node_config.ledger = &ledger;
-    node = spawn_node(system, std::move(node_config));
-    introduce(router, node, std::move(description));
-    governor = spawn_governor(
-        system,
-        {.sample = process_sampler(config.memory_limit_bytes), .board = board, .node = node});
-
+    if (computes()) start_node(std::move(node_config));
+    if (routes()) {
+      if (auto started = start_router(entries); !started) return started;
+    } else if (auto joined = start_links(); !joined) {
+      return joined;
+    }
     // The actors' answers tell that all of this has arrived.
-    caf::scoped_actor self(system);
+    caf::scoped_actor self(*system);
     for (auto& entry : entries) {
       if (auto put = call(self, registry, std::move(entry)); !put) return put;
     }
-    if (auto up = call(self, node, SetPressure{}); !up) return up;
-    if (auto up = call(self, router, CancelSequences{}); !up) return up;
-
+    if (node) {
+      if (auto up = call(self, node, SetPressure{}); !up) return up;
+    }
+    if (router) {
+      if (auto up = call(self, router, CancelSequences{}); !up) return up;
+    }
     services.emplace(RequestServices{ledger, *board, metrics, open, router,
                                      config.stream_window_tokens, config.request_deadline});
-    frontend.emplace(system, *services, config.tenants, std::move(served));
+    if (!routes()) served.clear();
+    frontend.emplace(*system, *services, config.tenants, std::move(served));
     return {};
   }
 
+  Result<void> load(const ModelConfig& model, const LoadProgress& progress, NodeConfig& node_config,
+                    std::map<std::string, ClusterFrontend::Served>& served,
+                    std::vector<ModelEntry>& entries) {
+    ModelEntry announced;
+    announced.name = model.name;
+    announced.path = model.path.string();
+    caf::anon_send(registry, std::move(announced));
+    auto entry = loader.probe(model);
+    if (!entry) return fail(std::move(entry.error()));
+    if (computes()) {
+      auto engine = loader.load_engine(model, *entry, progress);
+      if (!engine) return fail(std::move(engine.error()));
+      node_config.engines.push_back(std::move(*engine));
+    }
+    if (routes()) {
+      auto text = loader.load_text(model, *entry);
+      if (!text) return fail(std::move(text.error()));
+      served.emplace(model.name, std::move(*text));
+    }
+    entry->state = ModelState::ready;
+    entries.push_back(std::move(*entry));
+    return {};
+  }
+
+  void start_node(NodeConfig node_config) {
+    node_config.name = config.cluster.name;
+    node_config.epoch = static_cast<std::uint64_t>(std::time(nullptr));
+    node_config.inbox = inbox;
+    node_config.ledger = &ledger;
+    node_config.heartbeat = config.cluster.heartbeat;
+    node_config.load = [this](const LoadModel& request) { return load_engine(request); };
+    node = spawn_node(*system, std::move(node_config));
+    governor = spawn_governor(
+        *system,
+        {.sample = process_sampler(config.memory_limit_bytes), .board = board, .node = node});
+  }
+
+  // On a thread of the node's.
+  Result<ServedEngine> load_engine(const LoadModel& request) const {
+    if (!config.find_model) return fail(ErrorCode::unsupported, "models are fixed at the start");
+    auto model = config.find_model(request.source);
+    if (!model) return fail(std::move(model.error()));
+    model->name = request.name;
+    auto entry = loader.probe(*model);
+    if (!entry) return fail(std::move(entry.error()));
+    if (!request.version.empty() && entry->version != request.version) {
+      return fail(ErrorCode::failed_precondition,
+                  "the file here is " + entry->version + ", the router has " + request.version);
+    }
+    return loader.load_engine(*model, *entry);
+  }
+
+  Result<void> start_router(const std::vector<ModelEntry>& entries) {
+    RouterConfig router_config;
+    router_config.tenants = tenants_of(config.tenants);
+    router_config.board = board;
+    router_config.ledger = &ledger;
+    router_config.settings.health.heartbeat = config.cluster.heartbeat;
+    router_config.settings.health.timeout = config.cluster.node_timeout;
+    router = spawn_router(*system, std::move(router_config));
+    for (const auto& entry : entries) caf::anon_send(router, entry);
+    if (node) {
+      NodeUp description;
+      description.node = config.cluster.name;
+      description.epoch = static_cast<std::uint64_t>(std::time(nullptr));
+      description.weight = config.cluster.weight;
+      description.version = PLIMSOLL_VERSION;
+      for (const auto& entry : entries) description.models.push_back(entry.name);
+      introduce(router, node, std::move(description));
+    }
+    return has_door() ? open_door() : Result<void>();
+  }
+
+  Result<void> open_door() {
+    DoorConfig settings;
+    settings.host = config.cluster.listen_host;
+    settings.port = config.cluster.listen_port;
+    settings.tls = !tls().empty();
+    settings.router = config.cluster.name;
+    settings.heartbeat = config.cluster.heartbeat;
+    settings.router_actor = router;
+    settings.ledger = &ledger;
+    settings.admit = [](const wire::Hello&) -> Result<std::string> { return std::string(); };
+    auto opened = plimsoll::open_door(*system, std::move(settings));
+    if (!opened) return fail(std::move(opened.error()));
+    door = opened->actor;
+    cluster_port = opened->port;
+    return {};
+  }
+
+  Result<void> start_links() {
+    for (const auto& text : config.cluster.join) {
+      auto address = parse_address(text);
+      if (!address) return fail(std::move(address.error()));
+      LinkConfig link;
+      link.host = address->first;
+      link.port = address->second;
+      link.tls = !tls().empty();
+      link.node = config.cluster.name;
+      link.secret = kept_secret();
+      link.join_token = config.cluster.join_token;
+      link.weight = config.cluster.weight;
+      link.node_actor = node;
+      link.ledger = &ledger;
+      link.timeout = 3 * config.cluster.node_timeout;
+      link.keep_secret = [this](const std::string& secret) { keep_secret(secret); };
+      link.on_state = [this, text](bool serving, const std::string&) { note_link(text, serving); };
+      links.push_back(spawn_link(*system, std::move(link)));
+    }
+    return {};
+  }
+
+  std::filesystem::path secret_file() const {
+    return config.cluster.state_directory / "node-secret";
+  }
+  std::string kept_secret() const {
+    std::string secret;
+    if (!config.cluster.state_directory.empty()) std::ifstream(secret_file()) >> secret;
+    return secret;
+  }
+  void keep_secret(const std::string& secret) const {
+    if (config.cluster.state_directory.empty()) return;
+    std::error_code error;
+    std::filesystem::create_directories(config.cluster.state_directory, error);
+    const auto file = secret_file();
+    std::ofstream(file) << secret << "\n";
+    std::filesystem::permissions(file, std::filesystem::perms::owner_read |
+                                           std::filesystem::perms::owner_write, error);
+    if (error) spdlog::error("event=secret_not_kept file=\"{}\"", file.string());
+  }
+
+  // A node's board shows itself: ready while a router takes its work.
+  void note_link(const std::string& address, bool serving) {
+    const std::lock_guard lock(links_mutex);
+    serving ? (void)serving_links.insert(address) : (void)serving_links.erase(address);
+    NodeStatus status;
+    status.name = config.cluster.name;
+    status.state = serving_links.empty() ? "joining" : "ready";
+    status.address = "local";
+    status.version = PLIMSOLL_VERSION;
+    board->set_nodes({std::move(status)});
+  }
   template <class Actor, class Message>
   static Result<void> call(caf::scoped_actor& self, const Actor& actor, Message message) {
     Result<void> result;
@@ -261,17 +311,37 @@ struct Server::Impl {
 
   void drain(std::chrono::milliseconds deadline) {
     open.close();
-    caf::anon_send(router,
-                   Drain{static_cast<std::uint32_t>(std::max<std::int64_t>(0, deadline.count()))});
+    const Drain message{
+        static_cast<std::uint32_t>(std::max<std::int64_t>(0, deadline.count()))};
+    if (router) {
+      caf::anon_send(router, message);
+    } else if (node) {
+      caf::anon_send(node, message);
+    }
+  }
+
+  // Until the engines hold nothing: what they had has ended, or goes on elsewhere.
+  void wait_until_idle(std::chrono::steady_clock::time_point until) {
+    caf::scoped_actor self(*system);
+    while (std::chrono::steady_clock::now() < until) {
+      bool idle = false;
+      self->request(node, std::chrono::seconds(1), IdleAtom::value)
+          .receive([&](bool answer) { idle = answer; }, [](const caf::error&) {});
+      if (idle) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    // The last events are on their way.
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
 
   void stop(std::chrono::milliseconds deadline) {
-    if (std::exchange(stopped, true)) return;
+    if (std::exchange(stopped, true) || !system) return;
     drain(deadline);
     const auto until = std::chrono::steady_clock::now() + deadline + step_grace;
+    if (!routes() && node) wait_until_idle(until);
     if (!open.wait_until_empty(until)) {
       spdlog::warn("event=cut requests={}", open.count());
-      caf::anon_send(router, EndAllAtom::value);
+      if (router) caf::anon_send(router, EndAllAtom::value);
       open.wait_until_empty(until + std::chrono::seconds(1));
     }
     for (const auto& actor : open.actors()) {
@@ -282,11 +352,13 @@ struct Server::Impl {
       if (actor) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
       actor = nullptr;
     };
+    for (auto& link : links) end(link);
+    end(door);
     end(governor);
     end(registry);
     end(node);
     end(router);
-    system.await_all_actors_done();  // the engines' threads are joined then
+    system->await_all_actors_done();  // the engines' threads are joined then
     if (services) services->router = nullptr;
   }
 
@@ -298,14 +370,15 @@ Server::~Server() = default;
 
 Result<std::unique_ptr<Server>> Server::start(const ServerConfig& config, LoadProgress progress,
                                               const ModelSource& models, Ledger& ledger) {
-  auto impl = std::make_unique<Impl>(config, ledger);
-  if (auto started = impl->start(progress, models); !started) {
+  auto impl = std::make_unique<Impl>(config, models, ledger);
+  if (auto started = impl->start(progress); !started) {
     return fail(std::move(started.error()));
   }
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
 Frontend& Server::frontend() { return *impl_->frontend; }
+std::uint16_t Server::cluster_port() const { return impl_->cluster_port; }
 void Server::drain() {
   // A little before the gateways cut their connections, so that clients still hear why.
   const auto deadline = impl_->config.drain_deadline;

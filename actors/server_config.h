@@ -5,9 +5,11 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/kv/kv_layout.h"
 #include "engine/models/model.h"
@@ -59,6 +61,7 @@ struct EngineSettings {
   std::uint32_t step_tokens = 512;
   std::uint32_t chunk_tokens = 256;
   std::uint32_t queue_length = 256;
+  std::uint32_t tenant_sequences = 128;  // waiting and running of one tenant, from all routers
   std::chrono::milliseconds queue_time{30'000};
   std::uint32_t block_tokens = 16;
   KvType kv_type = KvType::f16;
@@ -67,7 +70,30 @@ struct EngineSettings {
   std::filesystem::path packed_directory;  // empty: beside the model
 };
 
+// What a process is of a cluster. `all`: a router and a node in one.
+enum class Role : std::uint8_t { all, router, node };
+
+struct ClusterConfig {
+  std::string name;  // of this router or node; empty: the host's
+  // Where nodes join this router. Host empty: none may.
+  std::string listen_host;
+  std::uint16_t listen_port = 0;  // 0: any free one
+  std::vector<std::string> join;  // a node: HOST:PORT of every router
+  std::string join_token;         // the first time
+  double weight = 1;              // of a node: its capacity next to the others'
+  // Mutual TLS under the cluster's CA: PEM files; needed beyond loopback.
+  std::filesystem::path ca_file, certificate, key;
+  // A router's embedded store; a node's secret. Empty: nothing outlives the process.
+  std::filesystem::path state_directory;
+  std::vector<std::string> etcd;  // endpoints: routers share their state there instead
+  std::filesystem::path etcd_ca_file, etcd_certificate, etcd_key;
+  std::chrono::milliseconds heartbeat{200};
+  std::chrono::milliseconds node_timeout{1000};
+};
+
 struct ServerConfig {
+  Role role = Role::all;
+  ClusterConfig cluster;
   HttpConfig http;
   RpcConfig rpc;
   std::vector<ModelConfig> models;
@@ -77,6 +103,8 @@ struct ServerConfig {
   std::chrono::milliseconds request_deadline{600'000};
   std::chrono::milliseconds drain_deadline{10'000};
   std::uint64_t memory_limit_bytes = 0;  // 0: the cgroup's, else the machine's
+  // What "NAME", "PATH" or "NAME=PATH" stands for, for models that are loaded at run time.
+  std::function<Result<ModelConfig>(const std::string& source)> find_model;
 };
 
 }  // namespace plimsoll

@@ -31,11 +31,13 @@ class TextModel {
  public:
   // `context_tokens` is what is served. Errors: those of the chat template; a template that this
   // build does not handle leaves a model without chat, and `chat_problem()` says why.
-  TextModel(std::string name, ModelText text, std::uint32_t context_tokens);
+  TextModel(std::string name, ModelText text, std::uint32_t context_tokens,
+            std::uint64_t kv_token_bytes = 0);
 
   const std::string& name() const { return name_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   std::uint32_t context_tokens() const { return context_tokens_; }
+  std::uint64_t kv_token_bytes() const { return kv_token_bytes_; }  // 0: not known
   const std::vector<TokenId>& end_tokens() const { return end_tokens_; }  // of generation
   const std::string& chat_problem() const { return chat_problem_; }
 
@@ -67,6 +69,7 @@ class TextModel {
   std::optional<ChatTemplate> template_;
   std::string chat_problem_;
   std::uint32_t context_tokens_;
+  std::uint64_t kv_token_bytes_;
   std::size_t longest_token_bytes_ = 1;
   std::vector<TokenId> end_tokens_;
 };

@@ -62,15 +62,13 @@ struct HouseOptions {
   std::uint64_t most_bytes = 16_MiB;
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
+  cluster::RouterSettings router{.park = cluster::Time(0)};
 };
 
 struct House {
   explicit House(HouseOptions options = {})
       : open(options.most_requests, options.most_bytes),
-        router(spawn_router(system, {{{"local", {.sequences = options.tenant_sequences}},
-                                      {"slow", {.sequences = 64, .requests_per_second = 0.01}}},
-                                     board,
-                                     &ledger})) {
+        router(spawn_router(system, {tenants(options), board, &ledger, options.router})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(
         RequestServices{ledger, *board, metrics, open, router, options.window, options.deadline});
@@ -93,6 +91,15 @@ struct House {
     system.await_all_actors_done();
   }
 
+  static std::vector<cluster::Tenant> tenants(const HouseOptions& options) {
+    cluster::Tenant local{.name = "local"};
+    local.quota.sequences = options.tenant_sequences;
+    cluster::Tenant slow{.name = "slow"};
+    slow.quota.requests_per_second = 0.01;
+    slow.quota.burst_seconds = 100;
+    return {local, slow};
+  }
+
   void add_node(const std::string& name, std::uint64_t epoch, const HouseOptions& options) {
     auto inbox = std::make_shared<NodeInbox>();
     auto engine = std::make_unique<EchoEngine>(make_engine_sink(inbox, ledger), options.step);
@@ -105,10 +112,10 @@ struct House {
                       .inbox = inbox,
                       .ledger = &ledger,
                       .heartbeat = std::chrono::milliseconds(10)};
-    config.engines.push_back({"m", nullptr, std::move(engine), nullptr});
-    config.engines.push_back({"e", nullptr, nullptr, std::move(embedder)});
+    config.engines.push_back({"m", nullptr, std::move(engine), nullptr, "m@0"});
+    config.engines.push_back({"e", nullptr, nullptr, std::move(embedder), "e@0"});
     nodes.push_back(spawn_node(system, std::move(config)));
-    introduce(router, nodes.back(), {name, epoch, 1.0, {"m", "e"}});
+    introduce(router, nodes.back(), {.node = name, .epoch = epoch, .models = {"m", "e"}});
   }
 
   // Until the router has read what was sent to it so far.

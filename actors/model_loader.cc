@@ -1,0 +1,139 @@
+#include "actors/model_loader.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <ctime>
+#include <thread>
+#include <utility>
+
+namespace plimsoll {
+namespace {
+
+int thread_count(const EngineSettings& settings) {
+  if (settings.threads > 0) return settings.threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// Keys and values of one token in all layers.
+std::uint64_t kv_token_bytes(const ModelInfo& info, KvType type) {
+  if (info.kind != ModelKind::causal) return 0;
+  const std::uint64_t values = 2ULL * info.layers * info.kv_heads * info.head_dim;
+  return type == KvType::f16 ? 2 * values : values;
+}
+
+}  // namespace
+
+Result<ModelEntry> ModelLoader::probe(const ModelConfig& model) const {
+  auto info = source_.probe(model);
+  if (!info) return fail(std::move(info.error()));
+  auto hash = source_.content_hash(model);
+  if (!hash) return fail(std::move(hash.error()));
+  ModelEntry entry;
+  entry.name = model.name;
+  entry.version = model.name + "@" + *hash;
+  entry.path = model.path.string();
+  entry.info = std::move(*info);
+  entry.context_tokens = std::min(config_.engine.context_tokens, entry.info.context_tokens);
+  entry.created = static_cast<std::uint64_t>(std::time(nullptr));
+  return entry;
+}
+
+Result<ClusterFrontend::Served> ModelLoader::load_text(const ModelConfig& model,
+                                                       const ModelEntry& entry) const {
+  auto text = source_.text(model);
+  if (!text) return fail(std::move(text.error()));
+  ClusterFrontend::Served served;
+  const auto tokenizer_bytes = text->tokenizer->memory_bytes();
+  served.memory = Charge(ledger_.account(Component::tokenizer, entry.version, shared_tenant),
+                         tokenizer_bytes);
+  served.text = std::make_shared<TextModel>(model.name, std::move(*text), entry.context_tokens,
+                                            kv_token_bytes(entry.info, config_.engine.kv_type));
+  served.kind = entry.info.kind;
+  served.version = entry.version;
+  return served;
+}
+
+Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEntry& entry,
+                                              const Progress& progress) const {
+  const auto& settings = config_.engine;
+  ServedEngine out;
+  out.model = model.name;
+  out.version = entry.version;
+  out.pool = std::make_unique<ThreadPool>(thread_count(settings));
+
+  LoadOptions options;
+  options.model_version = entry.version;
+  options.compute = model.compute;
+  options.cache_directory = settings.packed_directory;
+  options.limits.context_tokens = entry.context_tokens;
+  options.limits.sequences = settings.max_batch;
+  options.limits.logit_rows = settings.max_batch;
+  options.limits.tokens = settings.step_tokens;
+  options.ledger = &ledger_;
+  options.pool = out.pool.get();
+  if (progress) {
+    options.progress = [&](std::uint64_t done, std::uint64_t total) {
+      progress(model.name, done, total);
+    };
+  }
+  auto started = entry.info.kind == ModelKind::causal ? start_causal(model, options, entry, out)
+                                                      : start_embedding(model, options, out);
+  if (!started) return fail(std::move(started.error()));
+  return out;
+}
+
+Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptions& options,
+                                       ModelEntry& entry, ServedEngine& out) const {
+  auto causal = source_.causal(model, options);
+  if (!causal) return fail(std::move(causal.error()));
+  const auto& settings = config_.engine;
+  // No sequence may be longer than what the pool holds: it could never end.
+  const auto block_bytes =
+      (*causal)->kv_layout(settings.block_tokens, settings.kv_type).block_bytes();
+  const std::uint64_t pool_tokens = settings.kv_bytes / block_bytes * settings.block_tokens;
+  if (pool_tokens > 0 && pool_tokens < entry.context_tokens) {
+    spdlog::warn("event=context_capped model={} context_tokens={} kv_memory_holds={}", model.name,
+                 entry.context_tokens, pool_tokens);
+    entry.context_tokens = static_cast<std::uint32_t>(pool_tokens);
+  }
+  EngineConfig config;
+  config.model_version = options.model_version;
+  config.block_tokens = settings.block_tokens;
+  config.kv_type = settings.kv_type;
+  config.kv_budget_bytes = settings.kv_bytes;
+  config.limits = options.limits;
+  config.chunk_tokens = settings.chunk_tokens;
+  config.queue_length = settings.queue_length;
+  config.queue_time = settings.queue_time;
+  config.tenant_sequences = settings.tenant_sequences;
+  config.prefix_sharing = settings.prefix_sharing;
+  auto engine =
+      Engine::start(std::move(*causal), config, ledger_, make_engine_sink(inbox_, ledger_));
+  if (!engine) return fail(std::move(engine.error()));
+  out.engine = std::move(*engine);
+  return {};
+}
+
+Result<void> ModelLoader::start_embedding(const ModelConfig& model, LoadOptions options,
+                                          ServedEngine& out) const {
+  // One input is never split.
+  options.limits.tokens = std::max(options.limits.tokens, options.limits.context_tokens);
+  auto embedding = source_.embedding(model, options);
+  if (!embedding) return fail(std::move(embedding.error()));
+  const auto& settings = config_.engine;
+  EmbeddingEngineConfig config;
+  config.model_version = options.model_version;
+  config.limits = options.limits;
+  config.max_batch = settings.max_batch;
+  config.queue_length = settings.queue_length;
+  config.tenant_requests = settings.tenant_sequences;
+  config.request_inputs = RequestLimits::embedding_inputs;
+  config.queue_time = settings.queue_time;
+  auto engine = EmbeddingEngine::start(std::move(*embedding), config, ledger_);
+  if (!engine) return fail(std::move(engine.error()));
+  out.embedding = std::move(*engine);
+  return {};
+}
+
+}  // namespace plimsoll

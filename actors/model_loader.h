@@ -1,0 +1,51 @@
+// One model brought up: its engine on a node, its text side where requests come in.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "actors/frontend_impl.h"
+#include "actors/messages.h"
+#include "actors/model_source.h"
+#include "actors/node.h"
+#include "actors/server_config.h"
+#include "engine/base/result.h"
+#include "engine/memory/ledger.h"
+
+namespace plimsoll {
+
+class ModelLoader {
+ public:
+  // Called while weights are packed: the model's name, bytes done, bytes in all.
+  using Progress = std::function<void(const std::string&, std::uint64_t, std::uint64_t)>;
+
+  // Everything given outlives the loader and, of the ledger, what it loads.
+  ModelLoader(const ServerConfig& config, const ModelSource& source, Ledger& ledger,
+              std::shared_ptr<NodeInbox> inbox)
+      : config_(config), source_(source), ledger_(ledger), inbox_(std::move(inbox)) {}
+
+  // What is known without its weights.
+  Result<ModelEntry> probe(const ModelConfig& model) const;
+  // The tokenizer and the chat template.
+  Result<ClusterFrontend::Served> load_text(const ModelConfig& model,
+                                            const ModelEntry& entry) const;
+  // The weights, and a thread that runs them. May lower entry.context_tokens to what the KV memory
+  // holds.
+  Result<ServedEngine> load_engine(const ModelConfig& model, ModelEntry& entry,
+                                   const Progress& progress = {}) const;
+
+ private:
+  Result<void> start_causal(const ModelConfig& model, const LoadOptions& options, ModelEntry& entry,
+                            ServedEngine& out) const;
+  Result<void> start_embedding(const ModelConfig& model, LoadOptions options,
+                               ServedEngine& out) const;
+
+  const ServerConfig& config_;
+  const ModelSource& source_;
+  Ledger& ledger_;
+  std::shared_ptr<NodeInbox> inbox_;
+};
+
+}  // namespace plimsoll
