@@ -290,6 +290,7 @@ struct RouterState {
     for (const auto& [model, stats] : report.models) {
       beat.steps += stats.steps_total;
       beat.sequences += stats.waiting + stats.running;
+      beat.waiting += stats.waiting;
     }
     beat.round_trip_s = report.round_trip_seconds;
     const Time at = now();

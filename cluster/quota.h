@@ -61,7 +61,8 @@ struct RateState {
 struct Decision {
   Verdict verdict = Verdict::admitted;
   // When to come again: to the millisecond with the rate verdicts (as far as the lease reaches), a
-  // guess with `lease` and the caps. 0: never, the request is larger than the whole limit, or of a kind that is refused.
+  // guess with `lease` and the caps. 0: never, the request is larger than the whole limit, or of a
+  // kind that is refused.
   std::chrono::milliseconds retry_after{0};
   double limit = 0;  // the limit that was hit (this router's part), and what is taken of it
   double used = 0;

@@ -4,6 +4,11 @@
 #include <utility>
 
 namespace plimsoll::cluster {
+namespace {
+
+constexpr Time full_retry{0.5};  // after which full nodes are asked again
+
+}  // namespace
 
 Router::Router(RouterSettings settings, RunId first_run)
     : settings_(settings), next_run_(first_run), health_(settings.health) {}
@@ -40,6 +45,7 @@ void Router::beat(const std::string& node, std::uint64_t epoch, const Beat& beat
   const auto it = nodes_.find(node);
   if (it == nodes_.end() || it->second.epoch != epoch) return;
   it->second.reported_load = beat.sequences;
+  it->second.reported_waiting = beat.waiting;
   health_.beat(node, beat, now);
 }
 
@@ -52,6 +58,7 @@ void Router::lose(const std::string& node, std::uint64_t epoch, const std::strin
 
 void Router::give_up(Node& node, const std::string& reason, Time now, Actions& actions) {
   const std::string name = node.name;
+  const Time heard = health_.last_heard(name).value_or(now);
   membership_.apply(name, node.epoch, NodeEvent::lose);
   health_.leave(name);
   prefixes_.forget(name);
@@ -61,9 +68,11 @@ void Router::give_up(Node& node, const std::string& reason, Time now, Actions& a
   for (const RunId run : stranded) {
     Sequence& sequence = *runs_.at(run);
     detach(sequence);
+    // A node that was silent already when it got the sequence did not die of it.
+    if (heard + 2 * settings_.health.heartbeat >= sequence.run_started) ++sequence.losses;
     if (sequence.cancelled) {
       end(sequence, EndCause::cancelled, name, now, actions);
-    } else if (++sequence.losses > settings_.most_losses) {
+    } else if (sequence.losses > settings_.most_losses) {
       end(sequence, EndCause::node_lost, name, now, actions);
     } else {
       move(sequence, {name}, EndCause::node_lost, now, actions);
@@ -151,9 +160,16 @@ std::vector<PlacementNode> Router::candidates(const std::string& model, const Ne
     if (!model.empty() && std::ranges::find(node.models, model) == node.models.end()) continue;
     if (std::ranges::find(except, name) != except.end()) continue;
     const auto own = static_cast<std::uint32_t>(node.runs.size());
-    PlacementNode candidate{name, node.weight, std::max(own, node.reported_load),
-                            health_.factor(name), 0};
-    if (stream != nullptr) candidate.prefix_blocks = prefixes_.held(name, stream->prefix);
+    PlacementNode candidate{.name = name,
+                            .weight = node.weight,
+                            .load = std::max(own, node.reported_load),
+                            .factor = health_.factor(name),
+                            .waiting = node.reported_waiting};
+    if (stream != nullptr) {
+      const auto it = node.tenants.find(stream->tenant);
+      if (it != node.tenants.end()) candidate.own = it->second;
+      candidate.prefix_blocks = prefixes_.held(name, stream->prefix);
+    }
     out.push_back(candidate);
   }
   return out;
@@ -175,10 +191,10 @@ Router::Submitted Router::submit(NewStream&& request, Time now, Actions& actions
   }
   const std::uint64_t kv_bytes =
       request.kv_token_bytes * (request.prompt_tokens + request.generated_tokens);
-  out.decision = quotas_.admit(request.tenant,
-                               {request.model, count, request.prompt_tokens,
-                                request.generated_tokens, kv_bytes * count},
-                               now);
+  out.decision = quotas_.admit(
+      request.tenant,
+      {request.model, count, request.prompt_tokens, request.generated_tokens, kv_bytes * count},
+      now);
   if (out.decision.verdict != Verdict::admitted) {
     if (out.decision.verdict != Verdict::unknown_tenant) {
       ++usage_[request.tenant].rejections[reason_of(out.decision.verdict)];
@@ -228,6 +244,7 @@ void Router::start(Stream& stream, const std::vector<Sequence*>& sequences, Node
     sequence->begun = false;
     parked_.erase(sequence->id);
     node.runs.insert(sequence->run);
+    ++node.tenants[stream.request.tenant];
     runs_.emplace(sequence->run, sequence);
     const std::uint64_t had = sequence->emitted.size() - sequence->resumed;
     const std::uint64_t unused = sequence->granted - std::min(sequence->granted, had);
@@ -241,6 +258,9 @@ void Router::start(Stream& stream, const std::vector<Sequence*>& sequences, Node
 void Router::detach(Sequence& sequence) {
   if (sequence.node == nullptr) return;
   sequence.node->runs.erase(sequence.run);
+  auto& tenants = sequence.node->tenants;
+  const auto tenant = tenants.find(sequence.stream->request.tenant);
+  if (--tenant->second == 0) tenants.erase(tenant);
   runs_.erase(sequence.run);
   sequence.node = nullptr;
   sequence.run = 0;
@@ -254,8 +274,7 @@ bool Router::move(Sequence& sequence, const Names& except, EndCause cause, Time 
       return true;
     }
     if (settings_.park > Time(0)) {
-      sequence.parked_at = now;
-      parked_.insert(sequence.id);
+      park(sequence, now);
       return true;
     }
   }
@@ -263,10 +282,16 @@ bool Router::move(Sequence& sequence, const Names& except, EndCause cause, Time 
   return false;
 }
 
+void Router::park(Sequence& sequence, Time now) {
+  sequence.parked_at = sequence.retry_at = now;
+  parked_.insert(sequence.id);
+}
+
 void Router::retry_parked(Time now, Actions& actions) {
   const std::set<SequenceId> waiting = parked_;
   for (const SequenceId id : waiting) {
     Sequence& sequence = sequences_.at(id);
+    if (now < sequence.retry_at) continue;
     if (Node* node = pick(sequence.stream->request, {})) {
       start(*sequence.stream, {&sequence}, *node, now, actions);
     } else if (now - sequence.parked_at >= settings_.park) {
@@ -316,9 +341,12 @@ std::optional<Router::Progress> Router::tokens(RunId run, std::span<const std::i
     if (!sequence.begun) {
       sequence.begun = true;
       sequence.refused_by.clear();
-      // A prompt takes its time: what counts is the wait for each 256 tokens of it.
+      // A prompt takes its time: what counts is the wait for each 256 tokens of it. Where others
+      // wait too, it says how long the queue is, not how slow the node.
       const double parts = 1.0 + static_cast<double>(stream.request.prompt_tokens) / 256.0;
-      health_.latency(sequence.node->name, (now - sequence.run_started).count() / parts);
+      if (sequence.node->reported_waiting == 0) {
+        health_.latency(sequence.node->name, (now - sequence.run_started).count() / parts);
+      }
     }
     sequence.emitted.insert(sequence.emitted.end(), ids.begin(), ids.end());
     sequence.node->tokens += ids.size();
@@ -352,6 +380,13 @@ Router::Ended Router::finish(RunId run, Outcome outcome, std::uint32_t cached_to
     if (Node* other = pick(stream.request, refused)) {
       detach(sequence);
       start(stream, {&sequence}, *other, now, actions);
+      return {};
+    }
+    if (!sequence.emitted.empty()) {  // its client has had tokens: it waits for room
+      detach(sequence);
+      sequence.refused_by.clear();
+      park(sequence, now);
+      sequence.retry_at = now + full_retry;
       return {};
     }
   }
@@ -392,7 +427,14 @@ void Router::end(Sequence& sequence, EndCause cause, const std::string& node, Ti
 // ---- time
 
 void Router::tick(Time now, Actions& actions) {
-  for (const auto& [name, reason] : health_.dead(now)) {
+  const auto dead = health_.dead(now);
+  // Several may go at once: nothing moves from one of them to another.
+  for (const auto& [name, reason] : dead) {
+    if (const auto it = nodes_.find(name); it != nodes_.end()) {
+      membership_.apply(name, it->second.epoch, NodeEvent::lose);
+    }
+  }
+  for (const auto& [name, reason] : dead) {
     if (const auto it = nodes_.find(name); it != nodes_.end()) {
       give_up(it->second, reason, now, actions);
     }

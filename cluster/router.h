@@ -1,6 +1,7 @@
-// The router, as a state machine without I/O: which node runs each sequence, what its client has had
-// of it, and what happens to it when nodes come, go, hang, drain or refuse. The router actor and the
-// simulator both drive it: they hand in what happened, and carry out the actions that come back.
+// The router, as a state machine without I/O: which node runs each sequence, what its client has
+// had of it, and what happens to it when nodes come, go, hang, drain or refuse. The router actor
+// and the simulator both drive it: they hand in what happened, and carry out the actions that come
+// back.
 //
 // A sequence may run several times, one after the other, on different nodes; each run has an id of
 // its own, so that whatever an earlier run still says is void. The tokens that the client has are
@@ -43,7 +44,7 @@ struct NewSequence {
 struct NewStream {
   std::string tenant;
   std::string model;
-  std::vector<std::uint64_t> prefix;   // prefix_hashes() of the prompt
+  std::vector<std::uint64_t> prefix;  // prefix_hashes() of the prompt
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
   std::uint64_t kv_token_bytes = 0;
@@ -104,9 +105,9 @@ using Actions = std::vector<Action>;
 struct RouterSettings {
   HealthConfig health;
   double load_bound = 1.25;
-  int most_losses = 2;         // a sequence whose nodes keep dying may be what kills them
-  Time park{10.0};             // how long a started sequence waits for a node that can take it
-  Time deadline_grace{2.0};    // nodes keep the deadlines; this is for one that does not answer
+  int most_losses = 2;       // a sequence whose nodes keep dying may be what kills them
+  Time park{10.0};           // how long a started sequence waits for a node that can take it
+  Time deadline_grace{2.0};  // nodes keep the deadlines; this is for one that does not answer
   std::uint32_t most_streams = 65536;
 };
 
@@ -135,10 +136,12 @@ class Router {
     std::uint64_t epoch = 0;
     double weight = 1;
     std::vector<std::string> models;
-    std::set<RunId> runs;             // ordered: the same seed gives the same simulation
-    std::uint32_t reported_load = 0;  // sequences of all routers
-    Time drain_at{0};                 // while it drains: when what is left moves
-    std::uint64_t tokens = 0;         // that it emitted to this router
+    std::set<RunId> runs;  // ordered: the same seed gives the same simulation
+    std::map<std::string, std::uint32_t> tenants;    // runs of each
+    std::uint32_t reported_load = 0;                 // sequences of all routers
+    std::uint32_t reported_waiting = 0;              // of them, not started yet
+    Time drain_at{0};                                // while it drains: when what is left moves
+    std::uint64_t tokens = 0;                        // that it emitted to this router
     std::uint32_t finished = 0, moved = 0, cut = 0;  // since it drains
   };
   const std::map<std::string, Node>& nodes() const { return nodes_; }  // that are not lost
@@ -178,7 +181,7 @@ class Router {
   enum class Outcome : std::uint8_t {
     done,         // finished, cancelled, or failed in a way that would repeat elsewhere
     unavailable,  // the node stops: it goes on elsewhere
-    exhausted,    // the node is full: elsewhere, if it has not begun and another node will
+    exhausted,    // the node is full: it starts elsewhere; if its client has had tokens, it waits
   };
   // A run ended. `closed`: so did the sequence, and its client is to be told. Otherwise it goes on
   // (or the run was void) and the client is to hear nothing.
@@ -187,8 +190,7 @@ class Router {
     SequenceId id = 0;
     std::shared_ptr<StreamData> data;
   };
-  Ended finish(RunId run, Outcome outcome, std::uint32_t cached_tokens, Time now,
-               Actions& actions);
+  Ended finish(RunId run, Outcome outcome, std::uint32_t cached_tokens, Time now, Actions& actions);
 
   std::size_t streams() const { return streams_.size(); }
   std::size_t sequences() const { return sequences_.size(); }
@@ -231,7 +233,7 @@ class Router {
     bool cancelled = false;
     bool begun = false;  // this run has emitted something
     Time run_started{0};
-    Time parked_at{0};
+    Time parked_at{0}, retry_at{0};
     std::vector<std::string> refused_by;  // since it last emitted something
   };
   using Names = std::vector<std::string>;
@@ -250,9 +252,9 @@ class Router {
   void give_up(Node& node, const std::string& reason, Time now, Actions& actions);
   void evacuate(Node& node, Time now, Actions& actions);
   void cancel_run(const Sequence& sequence, Actions& actions) const;
-  void end(Sequence& sequence, EndCause cause, const std::string& node, Time now,
-           Actions& actions);
+  void end(Sequence& sequence, EndCause cause, const std::string& node, Time now, Actions& actions);
   std::shared_ptr<StreamData> close(Sequence& sequence, Time now);
+  void park(Sequence& sequence, Time now);
   void retry_parked(Time now, Actions& actions);
 
   RouterSettings settings_;
