@@ -8,13 +8,17 @@
 #include <caf/openssl/all.hpp>
 #include <unordered_set>
 
+#include "actors/tls_errors.h"
+
 namespace plimsoll {
 
 Result<void> enable_network(ActorSystemConfig& config, const TlsFiles& tls,
                             std::chrono::milliseconds timeout) {
   config.load<caf::io::middleman>();
-  config.set("middleman.heartbeat-interval", caf::timespan(timeout / 4));
-  config.set("middleman.connection-timeout", caf::timespan(timeout));
+  // CAF looks at each heartbeat for connections that said nothing for the time-out, and takes one
+  // that is still in its handshake for one: seldom, so that a slow link gets through.
+  config.set("middleman.heartbeat-interval", caf::timespan(timeout));
+  config.set("middleman.connection-timeout", caf::timespan(3 * timeout));
   config.set("middleman.workers", std::size_t{0});
   if (tls.empty()) return {};
   const std::pair<const char*, const std::filesystem::path*> files[] = {
@@ -32,6 +36,7 @@ Result<void> enable_network(ActorSystemConfig& config, const TlsFiles& tls,
                   std::string(name) + ": cannot read " + path->string());
     }
   }
+  keep_tls_errors_apart();
   config.load<caf::openssl::manager>();
   config.openssl_cafile = tls.ca_file;
   config.openssl_certificate = tls.certificate;

@@ -272,7 +272,7 @@ struct RouterState {
   void receive(EmbedResult& result) {
     SequenceEvent event;
     event.id = result.id;
-    event.error = result.error;
+    if (result.error) event.error = *result.error;
     const auto progress = core->tokens(result.id.get(), {}, now());
     if (!progress) return;
     const auto owner = static_cast<Work&>(*progress->data).embed_owner;
@@ -531,7 +531,10 @@ RouterActor::behavior_type router(RouterState::Self self,
   state.board = config->board;
   state.queues = &config->ledger->account(Component::queues, "", shared_tenant);
   state.core.emplace(config->settings, first_run());
-  for (const auto& tenant : config->tenants) state.core->set_tenant(tenant, now());
+  for (const auto& tenant : config->tenants) {
+    state.core->set_tenant(tenant, now());
+    state.core->quotas().set_share(tenant.name, 1, cluster::Quotas::no_expiry, now());
+  }
   // A router that broke an invariant would leave every request waiting: end the process instead.
   self->set_exception_handler([](std::exception_ptr& thrown) -> caf::error {
     try {

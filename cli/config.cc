@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 #include "cli/catalogue.h"
 #include "cli/quantity.h"
@@ -129,6 +130,49 @@ Setting listen_setting(std::string key, std::string help, ListenConfig& (*field)
           }};
 }
 
+template <class Field>
+Setting text_setting(std::string key, std::string help, Field field) {
+  return {std::move(key), std::move(help),
+          [field](const Config& c) { return field(const_cast<Config&>(c)); },
+          [field](Config& c, const std::string& text) -> Result<void> {
+            field(c) = text;
+            return {};
+          }};
+}
+
+template <class Field>
+Setting list_setting(std::string key, std::string help, Field field) {
+  return {std::move(key), std::move(help),
+          [field](const Config& c) {
+            return fmt::format("{}", fmt::join(field(const_cast<Config&>(c)), ","));
+          },
+          [field](Config& c, const std::string& text) -> Result<void> {
+            field(c).clear();
+            std::istringstream in(text);
+            for (std::string item; std::getline(in, item, ',');) {
+              if (!item.empty()) field(c).push_back(item);
+            }
+            return {};
+          },
+          true};
+}
+
+// Empty: no node may join.
+Setting cluster_listen_setting() {
+  const auto listen = listen_setting("cluster.listen", "where nodes join; empty: none may",
+                                     [](Config& c) -> ListenConfig& { return c.cluster_listen; });
+  Setting setting = listen;
+  setting.get = [listen](const Config& c) {
+    return c.cluster_listen.host.empty() ? "" : listen.get(c);
+  };
+  setting.set = [listen](Config& c, const std::string& text) -> Result<void> {
+    if (!text.empty()) return listen.set(c, text);
+    c.cluster_listen = {"", 0, {}, {}};
+    return {};
+  };
+  return setting;
+}
+
 std::vector<Setting> make_settings() {
   std::vector<Setting> all;
   const auto add = [&](Setting setting) { all.push_back(std::move(setting)); };
@@ -184,6 +228,19 @@ std::vector<Setting> make_settings() {
                      std::vector<std::pair<std::string, bool>>{{"true", true}, {"false", false}}));
   add(path_setting("engine.packed_directory", "for packed weights; empty: beside the model",
                    FIELD(server.engine.packed_directory)));
+  add(text_setting("cluster.name", "of this router or node; empty: the host's",
+                   FIELD(server.cluster.name)));
+  add(cluster_listen_setting());
+  add(list_setting("cluster.join", "a node's: HOST:PORT of every router, with commas between",
+                   FIELD(server.cluster.join)));
+  add(path_setting("cluster.ca_file", "PEM file of the cluster's CA; needed beyond loopback",
+                   FIELD(server.cluster.ca_file)));
+  add(path_setting("cluster.certificate", "PEM file, from `plimsoll ca issue`",
+                   FIELD(server.cluster.certificate)));
+  add(path_setting("cluster.key", "PEM file of its private key", FIELD(server.cluster.key)));
+  add(time_setting("cluster.heartbeat", "between two of a node's", FIELD(server.cluster.heartbeat)));
+  add(time_setting("cluster.node_timeout", "without a word, after which a node is given up",
+                   FIELD(server.cluster.node_timeout)));
   add(bytes_setting("memory_limit", "0: the cgroup's limit, else the machine's memory",
                     FIELD(server.memory_limit_bytes)));
   add(integer_setting("stream_window_tokens", "that a client may be behind",
@@ -247,8 +304,16 @@ class Loader {
                                  const std::string& key) {
     for (const auto& setting : settings()) {
       if (setting.key == key) {
-        if (!value.IsScalar()) return at(value, key, "must be a single value");
-        if (auto done = setting.set(config_, value.Scalar()); !done) {
+        std::string text = value.IsScalar() ? value.Scalar() : "";
+        if (value.IsSequence() && setting.list) {
+          for (const auto& item : value) {
+            if (!item.IsScalar()) return at(item, key, "must be a list of single values");
+            text += (text.empty() ? "" : ",") + item.Scalar();
+          }
+        } else if (!value.IsScalar()) {
+          return at(value, key, "must be a single value");
+        }
+        if (auto done = setting.set(config_, text); !done) {
           return at(value, key, done.error().message);
         }
         return {};
@@ -427,6 +492,45 @@ Result<ModelConfig> parse_model(const std::string& text) {
               fmt::format("'{}' is neither a file nor a model that `plimsoll pull` knows", text));
 }
 
+namespace {
+
+// What goes between processes is protected, or does not leave the machine.
+Result<void> check_cluster(const ServerConfig& server) {
+  const auto& cluster = server.cluster;
+  const int files = !cluster.ca_file.empty() + !cluster.certificate.empty() + !cluster.key.empty();
+  if (files != 0 && files != 3) {
+    return wrong("cluster.ca_file, cluster.certificate and cluster.key go together");
+  }
+  const auto protect = [&](const std::string& host, const char* key) -> Result<void> {
+    if (files == 3 || host.empty() || is_loopback(host)) return {};
+    return wrong(fmt::format("{} is {}, beyond this machine: give cluster.ca_file, "
+                             "cluster.certificate and cluster.key; `plimsoll ca` makes them",
+                             key, host));
+  };
+  if (auto done = protect(cluster.listen_host, "cluster.listen"); !done) return done;
+  for (const auto& router : cluster.join) {
+    const auto colon = router.rfind(':');
+    if (colon == std::string::npos || colon == 0) {
+      return wrong(fmt::format("cluster.join: '{}' is not HOST:PORT", router));
+    }
+    auto port = parse_integer<int>(router.substr(colon + 1), 1, 65535);
+    if (!port) return wrong("cluster.join: " + port.error().message);
+    if (auto done = protect(router.substr(0, colon), "cluster.join"); !done) return done;
+  }
+  if (cluster.node_timeout < 3 * cluster.heartbeat) {
+    return wrong("cluster.node_timeout must be at least 3 times cluster.heartbeat");
+  }
+  if (server.role == Role::node && cluster.join.empty()) {
+    return wrong("a node needs cluster.join, the routers to join (--join HOST:PORT)");
+  }
+  if (server.role == Role::router && cluster.listen_host.empty()) {
+    return wrong("a router needs cluster.listen, where nodes join it");
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> complete_config(Config& config) {
   auto& server = config.server;
   const bool has_keys =
@@ -457,6 +561,9 @@ Result<void> complete_config(Config& config) {
     return wrong(fmt::format("engine.max_batch ({}) is more than engine.step_tokens ({})",
                              engine.max_batch, engine.step_tokens));
   }
+  server.cluster.listen_host = config.cluster_listen.host;
+  server.cluster.listen_port = config.cluster_listen.port;
+  if (auto done = check_cluster(server); !done) return done;
   if (server.models.empty()) {
     for (const auto& model : catalogue()) {
       if (model.is_default && is_present(model)) {

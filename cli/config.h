@@ -15,6 +15,7 @@ namespace plimsoll::cli {
 
 struct Config {
   ServerConfig server;
+  ListenConfig cluster_listen{"", 0, {}, {}};  // complete_config() puts it into `server`
   std::string log_level = "info";
 };
 
@@ -25,6 +26,7 @@ struct Setting {
   std::string help;
   std::function<std::string(const Config&)> get;
   std::function<Result<void>(Config&, const std::string&)> set;  // the error says what is expected
+  bool list = false;  // the file may have a list of values
   std::string flag() const;
 };
 const std::vector<Setting>& settings();
