@@ -248,13 +248,14 @@ struct NodeState {
     const auto it = std::ranges::find(config.engines, model, &ServedEngine::model);
     if (it == config.engines.end()) return;
     std::map<NodeListener, std::vector<SequenceEvent>> cut;
+    std::vector<std::pair<NodeListener, EmbedResult>> cut_embeddings;
     for (auto h = held.begin(); h != held.end();) {
       const auto here = h++;
       if (here->second.model != model) continue;
       const Error error = Error(ErrorCode::unavailable, "the model is being unloaded")
                               .retry_after(1000);
       if (it->embedding) {
-        self->send(here->second.owner, EmbedResult{here->first, {}, error, {}});
+        cut_embeddings.emplace_back(here->second.owner, EmbedResult{here->first, {}, error, {}});
       } else {
         SequenceEvent event;
         event.id = here->first;
@@ -264,13 +265,14 @@ struct NodeState {
       }
       held.erase(here);
     }
-    for (auto& [owner, events] : cut) send(owner, std::move(events));
     // Its thread is joined elsewhere: a step may take a while.
     self->spawn<caf::detached>(
         [engine = std::make_shared<ServedEngine>(std::move(*it))]() mutable { engine.reset(); });
     config.engines.erase(it);
     spdlog::info("event=model_unloaded model={}", model);
-    report();
+    report();  // first, so that nothing comes back
+    for (auto& [owner, events] : cut) send(owner, std::move(events));
+    for (auto& [owner, result] : cut_embeddings) self->send(owner, std::move(result));
   }
 
   void beat() {

@@ -34,7 +34,7 @@ std::string address(const ListenConfig& listen, std::uint16_t port) {
 }
 
 void print_welcome(const Config& config, const Frontend& frontend, std::uint16_t http_port,
-                   std::uint16_t rpc_port) {
+                   std::uint16_t rpc_port, std::uint16_t cluster_port) {
   const auto& http = config.server.http.listen;
   const std::string url = fmt::format("{}://{}", http.tls_certificate.empty() ? "http" : "https",
                                       address(http, http_port));
@@ -45,6 +45,16 @@ void print_welcome(const Config& config, const Frontend& frontend, std::uint16_t
     fmt::print("  model   {:<24} {} {}, {} tokens of context\n", model.name,
                model.info.architecture, model.info.quantization, model.context_tokens);
     if (model.info.kind == ModelKind::causal && chat.empty()) chat = model.name;
+  }
+  if (config.server.role == Role::node) {
+    fmt::print("  joins   {}\n  status  {}\n  RPC     {}\n\nCtrl-C ends it.\n",
+               fmt::join(config.server.cluster.join, ", "), url, rpc);
+    std::fflush(stdout);
+    return;
+  }
+  if (cluster_port != 0) {
+    ListenConfig nodes = config.cluster_listen;
+    fmt::print("  nodes   {}\n", address(nodes, cluster_port));
   }
   fmt::print("  OpenAI  {}/v1\n  RPC     {}\n\nTry it, in another terminal:\n\n", url, rpc);
   const bool default_rpc = rpc == client::Options{}.addresses.front();
@@ -102,7 +112,7 @@ int serve(const Config& config) {
   if (!http) return refuse(http.error());
   auto rpc = RpcGateway::start(config.server.rpc, frontend, process_ledger());
   if (!rpc) return refuse(rpc.error());
-  print_welcome(config, frontend, (*http)->port(), (*rpc)->port());
+  print_welcome(config, frontend, (*http)->port(), (*rpc)->port(), (*server)->cluster_port());
 
   const int signal = wait_for_signal();
   spdlog::info("event=stopping signal={} deadline_ms={}", signal,
@@ -135,6 +145,12 @@ void add_serve_options(CLI::App& verb, ServeOptions& options) {
 
 Result<Config> make_config(const ServeOptions& options) {
   Config config;
+  config.server.role = options.role;
+  config.server.find_model = parse_model;
+  if (options.role == Role::router) config.cluster_listen = {"127.0.0.1", 8090, {}, {}};
+  // A router on the same machine has the usual ports.
+  if (options.role == Role::node) config.server.http.listen.port = 0;
+  if (options.role == Role::node) config.server.rpc.listen.port = 0;
   if (!options.file.empty()) {
     if (auto loaded = load_config(options.file, config); !loaded) return fail(loaded.error());
   }
@@ -156,18 +172,32 @@ Result<Config> make_config(const ServeOptions& options) {
 }
 
 void add_serve(CLI::App& app, Context& context) {
-  auto options = std::make_shared<ServeOptions>();
-  auto* verb = app.add_subcommand("serve", "start a cluster in this process");
-  add_serve_options(*verb, *options);
-  verb->callback([options, &context] {
-    auto config = make_config(*options);
-    if (!config) {
-      fmt::print(stderr, "plimsoll: {}\n", config.error().message);
-      context.exit_code = exit_usage;
-      return;
+  struct Verb {
+    const char* name;
+    const char* help;
+    Role role;
+  };
+  for (const auto& [name, help, role] :
+       {Verb{"serve", "start a cluster in this process", Role::all},
+        Verb{"router", "start a router: clients come here, nodes join it", Role::router},
+        Verb{"node", "start a node: it runs models for the routers that it joins", Role::node}}) {
+    auto options = std::make_shared<ServeOptions>();
+    options->role = role;
+    auto* verb = app.add_subcommand(name, help);
+    add_serve_options(*verb, *options);
+    if (role == Role::node) {
+      verb->add_option("--join", options->flags["cluster.join"], "the same as --cluster-join");
     }
-    context.exit_code = serve(*config);
-  });
+    verb->callback([options, &context] {
+      auto config = make_config(*options);
+      if (!config) {
+        fmt::print(stderr, "plimsoll: {}\n", config.error().message);
+        context.exit_code = exit_usage;
+        return;
+      }
+      context.exit_code = serve(*config);
+    });
+  }
 }
 
 }  // namespace plimsoll::cli

@@ -11,6 +11,7 @@
 namespace plimsoll::cli {
 
 struct ServeOptions {
+  Role role = Role::all;
   std::string file;
   std::vector<std::string> models;
   std::map<std::string, std::string> flags;  // by setting key

@@ -366,8 +366,8 @@ Router::Ended Router::finish(RunId run, Outcome outcome, std::uint32_t cached_to
   if (sequence.run_started == stream.started) stream.cached_tokens = cached_tokens;
   const bool may_move = !sequence.cancelled && now < stream.request.deadline;
   if (outcome == Outcome::unavailable) {
-    // It stops, and says so before its heartbeat does: nothing new goes there.
-    if (membership_.apply(node.name, node.epoch, NodeEvent::drain)) node.drain_at = Time(1e300);
+    // It no longer runs this model; its next report says whether it does again.
+    std::erase(node.models, stream.request.model);
   }
   if (outcome == Outcome::unavailable && may_move) {
     detach(sequence);
