@@ -484,6 +484,7 @@ struct RouterState {
 
   void drain(const Drain& message) {
     draining = true;
+    core->stop_parking();
     for (auto& [name, peer] : peers) {
       if (peer.address == "local") self->send(peer.actor, message);
     }

@@ -199,6 +199,8 @@ class Router {
 
   // Gives up nodes that hang, moves what drains, retries what is parked, ends what is overdue.
   void tick(Time now, Actions& actions);
+  // The router stops: what cannot go on at once ends, and is not parked.
+  void stop_parking() { settings_.park = Time(0); }
   // Ends every sequence.
   void end_all(Time now, Actions& actions);
 

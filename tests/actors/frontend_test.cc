@@ -232,7 +232,7 @@ TEST(Frontend, ATenantsRateIsLimited) {
   const auto second = house.generate("abc", 1);
   ASSERT_TRUE(second->wait());
   ASSERT_TRUE(second->error);
-  EXPECT_EQ(second->error->reason, "tenant_rate");
+  EXPECT_EQ(second->error->reason, "tenant_requests_rate");
   EXPECT_GT(second->error->retry_after_ms, 50'000U);
 }
 

@@ -49,6 +49,7 @@ class EchoEngine final : public Engine {
     return {};
   }
   void cancel(RequestId id) override {
+    ++cancels;
     if (deaf) return;
     const std::lock_guard lock(mutex_);
     for (auto& s : sequences_) s.cancelled = s.cancelled || s.request.id == id;
@@ -85,6 +86,7 @@ class EchoEngine final : public Engine {
   }
   std::atomic<bool> hold{false};  // no step while set
   std::atomic<bool> deaf{false};  // cancellations are not heard
+  std::atomic<int> cancels{0};
   std::atomic<PressureLevel> pressure{PressureLevel::green};
 
  private:
