@@ -1,0 +1,200 @@
+#include "actors/wire.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+#include <gtest/gtest.h>
+
+#include "schema/cluster.capnp.h"
+
+namespace plimsoll::wire {
+namespace {
+
+template <class T>
+T through(const T& in) {
+  auto out = decode(encode(in));
+  EXPECT_TRUE(out) << to_string(out.error());
+  EXPECT_TRUE(std::holds_alternative<T>(*out));
+  return std::get<T>(std::move(*out));
+}
+
+TEST(Wire, Submissions) {
+  SubmitStream in;
+  in.tenant = TenantId("acme");
+  in.model = "m";
+  in.prompt = {1, 2, 300'000};
+  in.sampling.temperature = 0.5F;
+  in.sampling.top_p = 0.9F;
+  in.sampling.top_k = 40;
+  in.sampling.min_p = 0.1F;
+  in.sampling.presence_penalty = 1;
+  in.sampling.frequency_penalty = -1;
+  in.sampling.top_logprobs = 5;
+  in.sampling.logit_bias = {{7, -1.0F}, {8, 2.0F}};
+  in.max_new_tokens = 11;
+  in.stop_tokens = {4, 5};
+  in.deadline_ms = 5000;
+  in.weight = 4;
+  in.sequences = {{RequestId(~0ULL), ~0ULL - 1, {8, 9}, 16, true}, {RequestId(2), 3, {}, 0, false}};
+  const auto out = through(in);
+  EXPECT_EQ(out.tenant, in.tenant);
+  EXPECT_EQ(out.model, in.model);
+  EXPECT_EQ(out.prompt, in.prompt);
+  EXPECT_EQ(out.sampling.temperature, 0.5F);
+  EXPECT_EQ(out.sampling.top_p, 0.9F);
+  EXPECT_EQ(out.sampling.top_k, 40);
+  EXPECT_EQ(out.sampling.min_p, 0.1F);
+  EXPECT_EQ(out.sampling.presence_penalty, 1);
+  EXPECT_EQ(out.sampling.frequency_penalty, -1);
+  EXPECT_EQ(out.sampling.top_logprobs, 5);
+  EXPECT_EQ(out.sampling.logit_bias, in.sampling.logit_bias);
+  EXPECT_EQ(out.max_new_tokens, 11U);
+  EXPECT_EQ(out.stop_tokens, in.stop_tokens);
+  EXPECT_EQ(out.deadline_ms, 5000U);
+  EXPECT_EQ(out.weight, 4);
+  ASSERT_EQ(out.sequences.size(), 2U);
+  EXPECT_EQ(out.sequences[0].id, RequestId(~0ULL));
+  EXPECT_EQ(out.sequences[0].seed, ~0ULL - 1);
+  EXPECT_EQ(out.sequences[0].resumed, in.sequences[0].resumed);
+  EXPECT_EQ(out.sequences[0].credit, 16U);
+  EXPECT_TRUE(out.sequences[0].prompt_logprobs);
+  EXPECT_FALSE(out.sequences[1].prompt_logprobs);
+}
+
+TEST(Wire, Events) {
+  NodeEvents in;
+  in.epoch = 9;
+  in.events.resize(3);
+  in.events[0].id = RequestId(1);
+  in.events[0].tokens = {{5, -2.5F, {{1, -0.1F}, {2, -0.2F}}}, {6, -1.0F, {{3, -0.3F}}}};
+  in.events[0].prompt = {{3, 0, {}}, {4, -0.5F, {{9, -1.5F}}}};
+  in.events[1].id = RequestId(2);
+  in.events[1].tokens = {{7, 0, {}}};
+  in.events[1].finish = FinishReason::stop;
+  in.events[1].usage = {1, 2, 3, 4};
+  in.events[2].id = RequestId(3);
+  in.events[2].finish = FinishReason::error;
+  in.events[2].error = Error(ErrorCode::resource_exhausted, "full")
+                           .with_reason("queue")
+                           .with_param("p")
+                           .retry_after(70);
+  const auto out = through(in);
+  EXPECT_EQ(out.epoch, 9U);
+  ASSERT_EQ(out.events.size(), 3U);
+  const auto& first = out.events[0];
+  EXPECT_EQ(first.id, RequestId(1));
+  ASSERT_EQ(first.tokens.size(), 2U);
+  EXPECT_EQ(first.tokens[0].id, 5);
+  EXPECT_EQ(first.tokens[0].logprob, -2.5F);
+  ASSERT_EQ(first.tokens[0].top.size(), 2U);
+  EXPECT_EQ(first.tokens[0].top[1].id, 2);
+  EXPECT_EQ(first.tokens[0].top[1].logprob, -0.2F);
+  ASSERT_EQ(first.tokens[1].top.size(), 1U) << "fewer alternatives than its neighbour";
+  ASSERT_EQ(first.prompt.size(), 2U);
+  EXPECT_EQ(first.prompt[1].top[0].id, 9);
+  EXPECT_FALSE(first.finish);
+  EXPECT_EQ(out.events[1].finish, FinishReason::stop);
+  EXPECT_FALSE(out.events[1].error);
+  EXPECT_EQ(out.events[1].usage.preemptions, 4U);
+  EXPECT_EQ(out.events[2].finish, FinishReason::error);
+  ASSERT_TRUE(out.events[2].error);
+  EXPECT_EQ(out.events[2].error->code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(out.events[2].error->message, "full");
+  EXPECT_EQ(out.events[2].error->reason, "queue");
+  EXPECT_EQ(out.events[2].error->retry_after_ms, 70U);
+}
+
+TEST(Wire, Reports) {
+  NodeReport in;
+  in.epoch = 3;
+  in.draining = true;
+  in.pressure = PressureLevel::orange;
+  in.memory_used_bytes = 1;
+  in.memory_limit_bytes = 2;
+  in.probe = 77;
+  EngineStats stats;
+  stats.running = 4;
+  stats.generated_tokens_total = 1ULL << 40;
+  stats.step_seconds_total = 0.25;
+  in.models = {{"a", stats}};
+  in.replicas = {{"a", "a@1", ""}, {"b", "", ""}, {"c", "", "no such file"}};
+  const auto out = through(in);
+  EXPECT_EQ(out.epoch, 3U);
+  EXPECT_TRUE(out.draining);
+  EXPECT_EQ(out.pressure, PressureLevel::orange);
+  EXPECT_EQ(out.probe, 77U);
+  ASSERT_EQ(out.models.size(), 1U) << "what is loading has no figures";
+  EXPECT_EQ(out.models[0].first, "a");
+  EXPECT_EQ(out.models[0].second.running, 4U);
+  EXPECT_EQ(out.models[0].second.generated_tokens_total, 1ULL << 40);
+  EXPECT_EQ(out.models[0].second.step_seconds_total, 0.25);
+  ASSERT_EQ(out.replicas.size(), 3U);
+  EXPECT_EQ(out.replicas[0].version, "a@1");
+  EXPECT_EQ(out.replicas[2].error, "no such file");
+}
+
+TEST(Wire, TheRest) {
+  Hello hello;
+  hello.node = "n";
+  hello.software = "0.1.0";
+  hello.secret = "s";
+  hello.join_token = "t";
+  hello.weight = 2.5;
+  const auto back = through(hello);
+  EXPECT_EQ(back.protocol_newest, protocol_newest);
+  EXPECT_EQ(back.node + back.software + back.secret + back.join_token, "n0.1.0st");
+  EXPECT_EQ(back.weight, 2.5);
+  const auto welcome = through(Welcome{1, "r", "0.1.0", 8, 200, "s"});
+  EXPECT_EQ(welcome.epoch, 8U);
+  EXPECT_EQ(welcome.heartbeat_ms, 200U);
+  EXPECT_EQ(welcome.secret, "s");
+  EXPECT_EQ(through(Refused{Error(ErrorCode::permission_denied, "no")}).error.code,
+            ErrorCode::permission_denied);
+  EXPECT_EQ(through(CancelSequences{{RequestId(1), RequestId(2)}}).ids.size(), 2U);
+  EXPECT_EQ(through(AddCredit{RequestId(1), 5}).tokens, 5U);
+  EXPECT_EQ(through(Drain{100}).deadline_ms, 100U);
+  EXPECT_EQ(through(LoadModel{"m", "/p", "m@1"}).source, "/p");
+  EXPECT_EQ(through(UnloadModel{"m"}).name, "m");
+  EXPECT_EQ(through(Probe{5}).clock, 5U);
+  EmbedTokens embed;
+  embed.id = RequestId(4);
+  embed.model = "e";
+  embed.inputs = {{1, 2}, {}, {3}};
+  EXPECT_EQ(through(embed).inputs, embed.inputs);
+  EmbedResult result;
+  result.id = RequestId(4);
+  result.embeddings = {{0.5F, -0.5F}};
+  EXPECT_EQ(through(result).embeddings, result.embeddings);
+  EXPECT_FALSE(through(result).error);
+}
+
+TEST(Wire, WhatIsNoFrameIsRefused) {
+  EXPECT_FALSE(decode("abc")) << "not in whole words";
+  EXPECT_FALSE(decode(std::string(64, '\xff')));
+  const auto whole = encode(Hello{});
+  for (std::size_t words = 1; words < whole.size() / 8; ++words) {
+    const auto cut = decode(std::string_view(whole).substr(0, 8 * words));
+    if (!cut) EXPECT_EQ(cut.error().code, ErrorCode::malformed);
+  }
+}
+
+TEST(Wire, ListsThatDoNotBelongTogetherAreRefused) {
+  capnp::MallocMessageBuilder builder;
+  auto event = builder.initRoot<schema::Frame>().initEvents().initEvents(1)[0];
+  event.initTokens().initIds(2);
+  event.getTokens().initLogprobs(1);
+  const auto words = capnp::messageToFlatArray(builder);
+  const auto bytes = words.asBytes();
+  const auto out = decode({reinterpret_cast<const char*>(bytes.begin()), bytes.size()});
+  ASSERT_FALSE(out);
+  EXPECT_EQ(out.error().code, ErrorCode::malformed);
+}
+
+TEST(Wire, ABytesViewNeedNotBeAligned) {
+  const auto bytes = "x" + encode(Drain{7});
+  const auto out = decode(std::string_view(bytes).substr(1));
+  ASSERT_TRUE(out);
+  EXPECT_EQ(std::get<Drain>(*out).deadline_ms, 7U);
+}
+
+}  // namespace
+}  // namespace plimsoll::wire
