@@ -120,9 +120,9 @@ struct NodeReport {
   std::vector<ReplicaReport> replicas;
   bool draining = false;
   PressureLevel pressure = PressureLevel::green;
-  std::uint64_t memory_used_bytes = 0;   // as the governor counts it
+  std::uint64_t memory_used_bytes = 0;  // as the governor counts it
   std::uint64_t memory_limit_bytes = 0;
-  std::uint64_t probe = 0;         // the last one of the router's, given back
+  std::uint64_t probe = 0;        // the last one of the router's, given back
   double round_trip_seconds = 0;  // of that probe; 0: not known, or no way to go
 };
 
@@ -150,7 +150,6 @@ struct Drain {
 struct InRouter {
   std::function<void(cluster::Router&, cluster::Time now, cluster::Actions&)> run;
 };
-
 
 struct ServedEngine;
 // From the thread that loads a model to its node.
@@ -206,19 +205,19 @@ using NodeListener = caf::typed_actor<caf::reacts_to<NodeEvents>, caf::reacts_to
                                       caf::reacts_to<NodeReport>>;
 // CancelSequences also takes the ids of embedding requests. EngineEvents and EmbedResult come from
 // the node's own engines.
-using NodeActor = caf::typed_actor<
-    caf::reacts_to<SubmitStream, NodeListener>, caf::reacts_to<EmbedTokens, NodeListener>,
-    caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>,
-    caf::reacts_to<StartAtom, NodeListener>, caf::reacts_to<SetPressure>, caf::reacts_to<Drain>,
-    caf::reacts_to<LoadModel>, caf::reacts_to<UnloadModel>, caf::reacts_to<EngineLoaded>,
-    caf::replies_to<IdleAtom>::with<bool>, caf::reacts_to<EngineEvents>,
-    caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
+using NodeActor =
+    caf::typed_actor<caf::reacts_to<SubmitStream, NodeListener>,
+                     caf::reacts_to<EmbedTokens, NodeListener>, caf::reacts_to<CancelSequences>,
+                     caf::reacts_to<AddCredit>, caf::reacts_to<StartAtom, NodeListener>,
+                     caf::reacts_to<SetPressure>, caf::reacts_to<Drain>, caf::reacts_to<LoadModel>,
+                     caf::reacts_to<UnloadModel>, caf::reacts_to<EngineLoaded>,
+                     caf::replies_to<IdleAtom>::with<bool>, caf::reacts_to<EngineEvents>,
+                     caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
 using RouterActor = NodeListener::extend<
     caf::reacts_to<SubmitStream, StreamSink>, caf::reacts_to<EmbedTokens, EmbedSink>,
     caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>, caf::reacts_to<NodeUp, NodeActor>,
-    caf::reacts_to<ModelEntry>,
-    caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>, caf::reacts_to<InRouter>,
-    caf::reacts_to<TickAtom>>;
+    caf::reacts_to<ModelEntry>, caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>,
+    caf::reacts_to<InRouter>, caf::reacts_to<TickAtom>>;
 using GovernorActor = caf::typed_actor<caf::reacts_to<TickAtom>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
@@ -292,8 +291,7 @@ PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
 PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version)
 PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error)
 PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,
-                 x.memory_used_bytes, x.memory_limit_bytes, x.probe,
-                 x.round_trip_seconds)
+                 x.memory_used_bytes, x.memory_limit_bytes, x.probe, x.round_trip_seconds)
 PLIMSOLL_INSPECT(SetPressure, x.level, x.used_bytes, x.limit_bytes)
 PLIMSOLL_INSPECT(LoadModel, x.name, x.source, x.version)
 PLIMSOLL_INSPECT(UnloadModel, x.name)

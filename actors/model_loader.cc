@@ -45,8 +45,8 @@ Result<ClusterFrontend::Served> ModelLoader::load_text(const ModelConfig& model,
   if (!text) return fail(std::move(text.error()));
   ClusterFrontend::Served served;
   const auto tokenizer_bytes = text->tokenizer->memory_bytes();
-  served.memory = Charge(ledger_.account(Component::tokenizer, entry.version, shared_tenant),
-                         tokenizer_bytes);
+  served.memory =
+      Charge(ledger_.account(Component::tokenizer, entry.version, shared_tenant), tokenizer_bytes);
   served.text = std::make_shared<TextModel>(model.name, std::move(*text), entry.context_tokens,
                                             kv_token_bytes(entry.info, config_.engine.kv_type));
   served.kind = entry.info.kind;

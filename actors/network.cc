@@ -28,8 +28,9 @@ Result<void> enable_network(ActorSystemConfig& config, const TlsFiles& tls,
   for (const auto& [name, path] : files) {
     if (path->empty()) {
       return fail(ErrorCode::invalid_argument,
-                  std::string(name) + " is missing: mutual TLS needs all three PEM files "
-                                      "(`plimsoll ca issue` makes them)");
+                  std::string(name) +
+                      " is missing: mutual TLS needs all three PEM files "
+                      "(`plimsoll ca issue` makes them)");
     }
     if (access(path->c_str(), R_OK) != 0) {
       return fail(ErrorCode::invalid_argument,
@@ -107,8 +108,7 @@ struct ProxyState {
   void receive(const Other&) {}  // not for a router
 };
 
-ProxyActor::behavior_type proxy(ProxyState::Self self,
-                                const std::shared_ptr<ProxyConfig>& config) {
+ProxyActor::behavior_type proxy(ProxyState::Self self, const std::shared_ptr<ProxyConfig>& config) {
   auto& state = self->state;
   state.config = std::move(*config);
   state.queues = &state.config.ledger->account(Component::queues, "", shared_tenant);
@@ -188,7 +188,8 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
     auto secret = config.admit(hello);
     if (!secret) return fail(secret.error());
     ProxyConfig proxy_config;
-    proxy_config.node = {hello.node, self->state.next_epoch(), hello.weight, {}, {}, hello.software};
+    proxy_config.node = {hello.node,    self->state.next_epoch(), hello.weight, {}, {},
+                         hello.software};
     // Its models come with its first report.
     proxy_config.node.address = "remote";
     if (const auto address = caf::to_string(remote.node()); !address.empty()) {

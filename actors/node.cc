@@ -34,9 +34,9 @@ struct NodeState {
   Self self;
   NodeConfig config;
   Account* queues = nullptr;
-  std::vector<NodeListener> listeners;  // where the heartbeats go
+  std::vector<NodeListener> listeners;         // where the heartbeats go
   std::map<std::string, std::string> loading;  // models, and why one failed
-  SetPressure pressure;     // as the governor last said
+  SetPressure pressure;                        // as the governor last said
   bool draining = false;
 
   // What is in an engine now, and who asked for it.
@@ -252,8 +252,8 @@ struct NodeState {
     for (auto h = held.begin(); h != held.end();) {
       const auto here = h++;
       if (here->second.model != model) continue;
-      const Error error = Error(ErrorCode::unavailable, "the model is being unloaded")
-                              .retry_after(1000);
+      const Error error =
+          Error(ErrorCode::unavailable, "the model is being unloaded").retry_after(1000);
       if (it->embedding) {
         cut_embeddings.emplace_back(here->second.owner, EmbedResult{here->first, {}, error, {}});
       } else {

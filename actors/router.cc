@@ -88,10 +88,10 @@ Error refusal(const std::string& tenant, const cluster::Decision& decision) {
           .with_reason(cluster::reason_of(decision.verdict))
           .with_param("max_tokens");
     case Verdict::sequences:
-      return exhausted(
-          fmt::format("tenant '{}' may have {:.0f} sequences waiting and running: it has {:.0f} and "
-                      "asks for {:.0f} more",
-                      tenant, decision.limit, decision.used, decision.asked));
+      return exhausted(fmt::format(
+          "tenant '{}' may have {:.0f} sequences waiting and running: it has {:.0f} and "
+          "asks for {:.0f} more",
+          tenant, decision.limit, decision.used, decision.asked));
     case Verdict::kv_bytes:
       return exhausted(
           fmt::format("tenant '{}' may hold {:.0f} bytes of KV memory: it holds {:.0f} and asks "
@@ -125,7 +125,7 @@ struct RouterState {
   std::shared_ptr<Board> board;
   Account* queues = nullptr;
   std::optional<cluster::Router> core;
-  std::map<std::string, Peer> peers;  // those that are not lost
+  std::map<std::string, Peer> peers;            // those that are not lost
   std::map<std::string, std::string> versions;  // that the models of this router have
   std::set<std::pair<std::string, std::string>> warned;
   bool draining = false;
@@ -321,7 +321,8 @@ struct RouterState {
       const auto expected = versions.find(replica.model);
       const bool other = expected != versions.end() && expected->second != replica.version;
       if (!replica.version.empty() && !other) ready.push_back(replica.model);
-      if (!replica.version.empty() && other && warned.insert({report.node, replica.version}).second) {
+      if (!replica.version.empty() && other &&
+          warned.insert({report.node, replica.version}).second) {
         spdlog::warn("event=model_version_differs node={} model={} has={} wanted={}", report.node,
                      replica.model, replica.version, expected->second);
       }

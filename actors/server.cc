@@ -281,8 +281,8 @@ struct Server::Impl {
     std::filesystem::create_directories(config.cluster.state_directory, error);
     const auto file = secret_file();
     std::ofstream(file) << secret << "\n";
-    std::filesystem::permissions(file, std::filesystem::perms::owner_read |
-                                           std::filesystem::perms::owner_write, error);
+    std::filesystem::permissions(
+        file, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write, error);
     if (error) spdlog::error("event=secret_not_kept file=\"{}\"", file.string());
   }
 
@@ -311,8 +311,7 @@ struct Server::Impl {
 
   void drain(std::chrono::milliseconds deadline) {
     open.close();
-    const Drain message{
-        static_cast<std::uint32_t>(std::max<std::int64_t>(0, deadline.count()))};
+    const Drain message{static_cast<std::uint32_t>(std::max<std::int64_t>(0, deadline.count()))};
     if (router) {
       caf::anon_send(router, message);
     } else if (node) {

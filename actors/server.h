@@ -30,7 +30,7 @@ class Server {
                                                Ledger& ledger = process_ledger());
   ~Server();  // stops with a deadline of zero, if stop() was not called
 
-  Frontend& frontend();  // lives as long as the server
+  Frontend& frontend();                // lives as long as the server
   std::uint16_t cluster_port() const;  // where nodes join; 0 if they cannot
 
   // Takes no new request; what runs may end until shortly before ServerConfig::drain_deadline.

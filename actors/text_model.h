@@ -37,7 +37,7 @@ class TextModel {
   const std::string& name() const { return name_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   std::uint32_t context_tokens() const { return context_tokens_; }
-  std::uint64_t kv_token_bytes() const { return kv_token_bytes_; }  // 0: not known
+  std::uint64_t kv_token_bytes() const { return kv_token_bytes_; }        // 0: not known
   const std::vector<TokenId>& end_tokens() const { return end_tokens_; }  // of generation
   const std::string& chat_problem() const { return chat_problem_; }
 

@@ -83,8 +83,8 @@ void write(schema::Welcome::Builder out, const Welcome& in) {
   out.setSecret(text(in.secret));
 }
 Welcome read(schema::Welcome::Reader in) {
-  return {in.getProtocol(),    string(in.getRouter()), string(in.getSoftware()), in.getEpoch(),
-          in.getHeartbeatMs(), string(in.getSecret())};
+  return {in.getProtocol(), string(in.getRouter()), string(in.getSoftware()),
+          in.getEpoch(),    in.getHeartbeatMs(),    string(in.getSecret())};
 }
 
 // A model in a report: its stats where it is ready, and how far it is.
@@ -407,8 +407,8 @@ Result<Message> read(schema::Frame::Reader frame) {
     case schema::Frame::DRAIN: return Message(Drain{frame.getDrain()});
     case schema::Frame::LOAD_MODEL: {
       const auto load = frame.getLoadModel();
-      return Message(LoadModel{string(load.getName()), string(load.getSource()),
-                               string(load.getVersion())});
+      return Message(
+          LoadModel{string(load.getName()), string(load.getSource()), string(load.getVersion())});
     }
     case schema::Frame::UNLOAD_MODEL: return Message(UnloadModel{string(frame.getUnloadModel())});
     case schema::Frame::PROBE: return Message(Probe{frame.getProbe()});
@@ -449,8 +449,8 @@ Result<Message> decode(std::string_view bytes) {
     out = read(reader.getRoot<schema::Frame>());
   });
   KJ_IF_MAYBE (exception, failed) {
-    return fail(ErrorCode::malformed, std::string("a frame cannot be read: ") +
-                                          exception->getDescription().cStr());
+    return fail(ErrorCode::malformed,
+                std::string("a frame cannot be read: ") + exception->getDescription().cStr());
   }
   return out;
 }

@@ -23,7 +23,7 @@ struct Hello {
   std::uint16_t protocol_newest = wire::protocol_newest;
   std::string node;
   std::string software;
-  std::string secret;      // from an earlier welcome, or else:
+  std::string secret;  // from an earlier welcome, or else:
   std::string join_token;
   double weight = 1;
 };

@@ -238,7 +238,8 @@ std::vector<Setting> make_settings() {
   add(path_setting("cluster.certificate", "PEM file, from `plimsoll ca issue`",
                    FIELD(server.cluster.certificate)));
   add(path_setting("cluster.key", "PEM file of its private key", FIELD(server.cluster.key)));
-  add(time_setting("cluster.heartbeat", "between two of a node's", FIELD(server.cluster.heartbeat)));
+  add(time_setting("cluster.heartbeat", "between two of a node's",
+                   FIELD(server.cluster.heartbeat)));
   add(time_setting("cluster.node_timeout", "without a word, after which a node is given up",
                    FIELD(server.cluster.node_timeout)));
   add(bytes_setting("memory_limit", "0: the cgroup's limit, else the machine's memory",
@@ -503,9 +504,10 @@ Result<void> check_cluster(const ServerConfig& server) {
   }
   const auto protect = [&](const std::string& host, const char* key) -> Result<void> {
     if (files == 3 || host.empty() || is_loopback(host)) return {};
-    return wrong(fmt::format("{} is {}, beyond this machine: give cluster.ca_file, "
-                             "cluster.certificate and cluster.key; `plimsoll ca` makes them",
-                             key, host));
+    return wrong(
+        fmt::format("{} is {}, beyond this machine: give cluster.ca_file, "
+                    "cluster.certificate and cluster.key; `plimsoll ca` makes them",
+                    key, host));
   };
   if (auto done = protect(cluster.listen_host, "cluster.listen"); !done) return done;
   for (const auto& router : cluster.join) {

@@ -55,6 +55,19 @@ TEST(Failover, WithoutAnotherNodeTheStreamEndsWithARetryableError) {
   EXPECT_FALSE(house.frontend->ready());
 }
 
+TEST(Failover, AStreamWaitsForANodeThatComesBack) {
+  House house({.step = std::chrono::microseconds(1000), .park = true});
+  const auto answer = house.generate("abc", 60);
+  ASSERT_TRUE(answer->wait_for_tokens(5));
+  kill(house, 0);
+  while (house.board->nodes().at(0).state != "lost") std::this_thread::yield();
+  house.add_node("node-0", 2, {});
+  ASSERT_TRUE(answer->wait());
+  EXPECT_FALSE(answer->error) << to_string(*answer->error);
+  EXPECT_EQ(answer->text.at(0).size(), 60U);
+  EXPECT_EQ(answer->text.at(0).substr(0, 9), "abcabcabc");
+}
+
 TEST(Failover, ACancelledSequenceIsNotReplayed) {
   House house({.nodes = 2});
   house.engines[0]->hold = true;

@@ -62,13 +62,13 @@ struct HouseOptions {
   std::uint64_t most_bytes = 16_MiB;
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
-  cluster::RouterSettings router{.park = cluster::Time(0)};
+  bool park = false;  // sequences that no node can take
 };
 
 struct House {
   explicit House(HouseOptions options = {})
       : open(options.most_requests, options.most_bytes),
-        router(spawn_router(system, {tenants(options), board, &ledger, options.router})) {
+        router(spawn_router(system, {tenants(options), board, &ledger, settings(options)})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(
         RequestServices{ledger, *board, metrics, open, router, options.window, options.deadline});
@@ -91,10 +91,17 @@ struct House {
     system.await_all_actors_done();
   }
 
+  static cluster::RouterSettings settings(const HouseOptions& options) {
+    cluster::RouterSettings settings;
+    if (!options.park) settings.park = cluster::Time(0);
+    return settings;
+  }
   static std::vector<cluster::Tenant> tenants(const HouseOptions& options) {
-    cluster::Tenant local{.name = "local"};
+    cluster::Tenant local;
+    local.name = "local";
     local.quota.sequences = options.tenant_sequences;
-    cluster::Tenant slow{.name = "slow"};
+    cluster::Tenant slow;
+    slow.name = "slow";
     slow.quota.requests_per_second = 0.01;
     slow.quota.burst_seconds = 100;
     return {local, slow};
@@ -106,16 +113,20 @@ struct House {
     auto embedder = std::make_unique<CountingEmbedder>();
     embedder->hold = options.hold_embeddings;
     engines.push_back(engine.get());
-    NodeConfig config{.name = name,
-                      .epoch = epoch,
-                      .engines = {},
-                      .inbox = inbox,
-                      .ledger = &ledger,
-                      .heartbeat = std::chrono::milliseconds(10)};
+    NodeConfig config;
+    config.name = name;
+    config.epoch = epoch;
+    config.inbox = inbox;
+    config.ledger = &ledger;
+    config.heartbeat = std::chrono::milliseconds(10);
     config.engines.push_back({"m", nullptr, std::move(engine), nullptr, "m@0"});
     config.engines.push_back({"e", nullptr, nullptr, std::move(embedder), "e@0"});
     nodes.push_back(spawn_node(system, std::move(config)));
-    introduce(router, nodes.back(), {.node = name, .epoch = epoch, .models = {"m", "e"}});
+    NodeUp up;
+    up.node = name;
+    up.epoch = epoch;
+    up.models = {"m", "e"};
+    introduce(router, nodes.back(), up);
   }
 
   // Until the router has read what was sent to it so far.

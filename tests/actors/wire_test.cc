@@ -173,7 +173,9 @@ TEST(Wire, WhatIsNoFrameIsRefused) {
   const auto whole = encode(Hello{});
   for (std::size_t words = 1; words < whole.size() / 8; ++words) {
     const auto cut = decode(std::string_view(whole).substr(0, 8 * words));
-    if (!cut) EXPECT_EQ(cut.error().code, ErrorCode::malformed);
+    if (!cut) {
+      EXPECT_EQ(cut.error().code, ErrorCode::malformed);
+    }
   }
 }
 

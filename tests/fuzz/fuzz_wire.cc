@@ -7,8 +7,7 @@
 #include "actors/wire.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const auto message =
-      plimsoll::wire::decode({reinterpret_cast<const char*>(data), size});
+  const auto message = plimsoll::wire::decode({reinterpret_cast<const char*>(data), size});
   if (message && !plimsoll::wire::decode(plimsoll::wire::encode(*message))) std::abort();
   return 0;
 }
