@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "actors/cluster_administration.h"
 #include "actors/frontend_impl.h"
 #include "actors/governor.h"
 #include "actors/model_loader.h"
@@ -90,6 +91,7 @@ struct Server::Impl {
   caf::actor door;
   std::vector<LinkActor> links;
   std::optional<RequestServices> services;
+  std::optional<ClusterAdministration> administration;
   std::optional<ClusterFrontend> frontend;
   std::uint16_t cluster_port = 0;
   std::mutex links_mutex;
@@ -151,7 +153,11 @@ struct Server::Impl {
     services.emplace(RequestServices{ledger, *board, metrics, open, router,
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
-    frontend.emplace(*system, *services, config.tenants, std::move(served));
+    if (router) {
+      administration.emplace(router, board, config.cluster.name, tenants_of(config.tenants));
+    }
+    frontend.emplace(*system, *services, config.tenants, std::move(served),
+                     administration ? &*administration : nullptr);
     return {};
   }
 
@@ -311,6 +317,7 @@ struct Server::Impl {
 
   void drain(std::chrono::milliseconds deadline) {
     open.close();
+    if (administration) administration->stop();
     const Drain message{static_cast<std::uint32_t>(std::max<std::int64_t>(0, deadline.count()))};
     if (router) {
       caf::anon_send(router, message);
