@@ -204,9 +204,7 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
                             static_cast<std::uint32_t>(config.heartbeat.count()),
                             std::move(*secret)};
     proxy_config.ledger = config.ledger;
-    const auto actor =
-        self->system().spawn(proxy, std::make_shared<ProxyConfig>(std::move(proxy_config)));
-    if (config.joined) config.joined(hello.node, caf::actor_cast<NodeActor>(actor));
+    self->system().spawn(proxy, std::make_shared<ProxyConfig>(std::move(proxy_config)));
     return {};
   };
   return {

@@ -44,7 +44,6 @@ struct DoorConfig {
   Ledger* ledger = nullptr;
   // Whether the node may come in: the secret for it to keep (empty: it has one). May block.
   std::function<Result<std::string>(const wire::Hello&)> admit;
-  std::function<void(const std::string& node, const NodeActor& proxy)> joined;
 };
 // Lets nodes join at an address, until the actor ends. Errors: unavailable (address in use).
 struct Door {
@@ -62,7 +61,6 @@ struct LinkConfig {
   std::string join_token;
   double weight = 1;
   NodeActor node_actor;
-  Ledger* ledger = nullptr;
   // Without a word from the router for this long, what runs for it is dropped.
   std::chrono::milliseconds timeout{3000};
   std::function<void(const std::string& secret)> keep_secret;

@@ -14,6 +14,7 @@
 
 #include "actors/cluster_administration.h"
 #include "actors/frontend_impl.h"
+#include "actors/gateway/listen_address.h"
 #include "actors/governor.h"
 #include "actors/model_loader.h"
 #include "actors/network.h"
@@ -53,18 +54,6 @@ std::vector<cluster::Tenant> tenants_of(const std::vector<TenantConfig>& configu
   // Whom authenticate() takes everyone for, where there are no keys.
   if (!keys) tenants.emplace_back().name = "local";
   return tenants;
-}
-
-// "HOST:PORT" or "[HOST]:PORT".
-Result<std::pair<std::string, std::uint16_t>> parse_address(const std::string& text) {
-  const auto colon = text.rfind(':');
-  const int port = colon == std::string::npos ? 0 : std::atoi(text.c_str() + colon + 1);
-  if (colon == 0 || port < 1 || port > 65535) {
-    return fail(ErrorCode::invalid_argument, "'" + text + "' is not HOST:PORT");
-  }
-  std::string host = text.substr(0, colon);
-  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return std::pair(host, static_cast<std::uint16_t>(port));
 }
 
 }  // namespace
@@ -256,15 +245,14 @@ struct Server::Impl {
       auto address = parse_address(text);
       if (!address) return fail(std::move(address.error()));
       LinkConfig link;
-      link.host = address->first;
-      link.port = address->second;
+      link.host = address->host;
+      link.port = address->port;
       link.tls = !tls().empty();
       link.node = config.cluster.name;
       link.secret = kept_secret();
       link.join_token = config.cluster.join_token;
       link.weight = config.cluster.weight;
       link.node_actor = node;
-      link.ledger = &ledger;
       link.timeout = 3 * config.cluster.node_timeout;
       link.keep_secret = [this](const std::string& secret) { keep_secret(secret); };
       link.on_state = [this, text](bool serving, const std::string&) { note_link(text, serving); };

@@ -6,15 +6,13 @@
 
 #include <cstring>
 
+#include "actors/gateway/rpc_text.h"
 #include "schema/cluster.capnp.h"
 
 namespace plimsoll::wire {
 namespace {
 
 using Finish = schema::Events::Finish;
-
-capnp::Text::Reader text(const std::string& s) { return {s.data(), s.size()}; }
-std::string string(capnp::Text::Reader s) { return {s.begin(), s.size()}; }
 
 ErrorCode code_of(std::string_view name) {
   for (int i = 0; i <= static_cast<int>(ErrorCode::internal); ++i) {
@@ -23,18 +21,10 @@ ErrorCode code_of(std::string_view name) {
   return ErrorCode::internal;
 }
 
-void write(schema::Error::Builder out, const Error& error) {
-  const auto code = to_string(error.code);
-  out.setCode(capnp::Text::Reader(code.data(), code.size()));
-  out.setMessage(text(error.message));
-  out.setReason(text(error.reason));
-  out.setParam(text(error.param));
-  out.setRetryAfterMs(error.retry_after_ms);
-}
 Error read(schema::Error::Reader in) {
-  Error error(code_of(string(in.getCode())), string(in.getMessage()));
-  error.reason = string(in.getReason());
-  error.param = string(in.getParam());
+  Error error(code_of(string_of(in.getCode())), string_of(in.getMessage()));
+  error.reason = string_of(in.getReason());
+  error.param = string_of(in.getParam());
   error.retry_after_ms = in.getRetryAfterMs();
   return error;
 }
@@ -56,35 +46,35 @@ std::vector<T> numbers(List list) {
 void write(schema::Hello::Builder out, const Hello& in) {
   out.setProtocolOldest(in.protocol_oldest);
   out.setProtocolNewest(in.protocol_newest);
-  out.setNode(text(in.node));
-  out.setSoftware(text(in.software));
-  out.setSecret(text(in.secret));
-  out.setJoinToken(text(in.join_token));
+  out.setNode(text_of(in.node));
+  out.setSoftware(text_of(in.software));
+  out.setSecret(text_of(in.secret));
+  out.setJoinToken(text_of(in.join_token));
   out.setWeight(in.weight);
 }
 Hello read(schema::Hello::Reader in) {
   Hello out;
   out.protocol_oldest = in.getProtocolOldest();
   out.protocol_newest = in.getProtocolNewest();
-  out.node = string(in.getNode());
-  out.software = string(in.getSoftware());
-  out.secret = string(in.getSecret());
-  out.join_token = string(in.getJoinToken());
+  out.node = string_of(in.getNode());
+  out.software = string_of(in.getSoftware());
+  out.secret = string_of(in.getSecret());
+  out.join_token = string_of(in.getJoinToken());
   out.weight = in.getWeight();
   return out;
 }
 
 void write(schema::Welcome::Builder out, const Welcome& in) {
   out.setProtocol(in.protocol);
-  out.setRouter(text(in.router));
-  out.setSoftware(text(in.software));
+  out.setRouter(text_of(in.router));
+  out.setSoftware(text_of(in.software));
   out.setEpoch(in.epoch);
   out.setHeartbeatMs(in.heartbeat_ms);
-  out.setSecret(text(in.secret));
+  out.setSecret(text_of(in.secret));
 }
 Welcome read(schema::Welcome::Reader in) {
-  return {in.getProtocol(), string(in.getRouter()), string(in.getSoftware()),
-          in.getEpoch(),    in.getHeartbeatMs(),    string(in.getSecret())};
+  return {in.getProtocol(), string_of(in.getRouter()), string_of(in.getSoftware()),
+          in.getEpoch(),    in.getHeartbeatMs(),       string_of(in.getSecret())};
 }
 
 // A model in a report: its stats where it is ready, and how far it is.
@@ -99,9 +89,9 @@ void write(schema::Report::Builder out, const NodeReport& in) {
   for (unsigned i = 0; i < models.size(); ++i) {
     const auto& replica = in.replicas[i];
     auto m = models[i];
-    m.setModel(text(replica.model));
-    m.setVersion(text(replica.version));
-    m.setError(text(replica.error));
+    m.setModel(text_of(replica.model));
+    m.setVersion(text_of(replica.version));
+    m.setError(text_of(replica.error));
     for (const auto& [name, s] : in.models) {
       if (name != replica.model) continue;
       m.setWaiting(s.waiting);
@@ -131,7 +121,8 @@ NodeReport read(schema::Report::Reader in) {
   out.memory_limit_bytes = in.getMemoryLimitBytes();
   out.probe = in.getProbe();
   for (const auto m : in.getModels()) {
-    out.replicas.push_back({string(m.getModel()), string(m.getVersion()), string(m.getError())});
+    out.replicas.push_back(
+        {string_of(m.getModel()), string_of(m.getVersion()), string_of(m.getError())});
     if (out.replicas.back().version.empty()) continue;
     EngineStats s;
     s.waiting = m.getWaiting();
@@ -155,8 +146,8 @@ NodeReport read(schema::Report::Reader in) {
 }
 
 void write(schema::Submit::Builder out, const SubmitStream& in) {
-  out.setTenant(text(in.tenant.get()));
-  out.setModel(text(in.model));
+  out.setTenant(text_of(in.tenant.get()));
+  out.setModel(text_of(in.model));
   fill(out.initPrompt(in.prompt.size()), in.prompt);
   auto sampling = out.initSampling();
   sampling.setTemperature(in.sampling.temperature);
@@ -190,8 +181,8 @@ void write(schema::Submit::Builder out, const SubmitStream& in) {
 }
 Result<Message> read(schema::Submit::Reader in) {
   SubmitStream out;
-  out.tenant = TenantId(string(in.getTenant()));
-  out.model = string(in.getModel());
+  out.tenant = TenantId(string_of(in.getTenant()));
+  out.model = string_of(in.getModel());
   out.prompt = numbers(in.getPrompt());
   const auto sampling = in.getSampling();
   out.sampling.temperature = sampling.getTemperature();
@@ -280,7 +271,7 @@ void write(schema::Events::Builder out, const NodeEvents& in) {
     if (!from.prompt.empty()) write(to.initPrompt(), from.prompt);
     if (!from.finish) continue;
     to.setFinish(static_cast<Finish>(static_cast<int>(*from.finish) + 1));
-    if (from.error) write(to.initError(), *from.error);
+    if (from.error) write(*from.error, to.initError());
     to.setPromptTokens(from.usage.prompt_tokens);
     to.setCachedTokens(from.usage.cached_tokens);
     to.setGeneratedTokens(from.usage.generated_tokens);
@@ -317,8 +308,8 @@ Result<Message> read(schema::Events::Reader in) {
 
 void write(schema::Embed::Builder out, const EmbedTokens& in) {
   out.setRun(in.id.get());
-  out.setTenant(text(in.tenant.get()));
-  out.setModel(text(in.model));
+  out.setTenant(text_of(in.tenant.get()));
+  out.setModel(text_of(in.model));
   auto inputs = out.initInputs(in.inputs.size());
   for (unsigned i = 0; i < inputs.size(); ++i) {
     fill(inputs.init(i, in.inputs[i].size()), in.inputs[i]);
@@ -328,8 +319,8 @@ void write(schema::Embed::Builder out, const EmbedTokens& in) {
 EmbedTokens read(schema::Embed::Reader in) {
   EmbedTokens out;
   out.id = RequestId(in.getRun());
-  out.tenant = TenantId(string(in.getTenant()));
-  out.model = string(in.getModel());
+  out.tenant = TenantId(string_of(in.getTenant()));
+  out.model = string_of(in.getModel());
   for (const auto input : in.getInputs()) out.inputs.push_back(numbers(input));
   out.deadline_ms = in.getDeadlineMs();
   return out;
@@ -341,7 +332,7 @@ void write(schema::EmbedResult::Builder out, const EmbedResult& in) {
   for (unsigned i = 0; i < rows.size(); ++i) {
     fill(rows.init(i, in.embeddings[i].size()), in.embeddings[i]);
   }
-  if (in.error) write(out.initError(), *in.error);
+  if (in.error) write(*in.error, out.initError());
 }
 EmbedResult read(schema::EmbedResult::Reader in) {
   EmbedResult out;
@@ -361,7 +352,7 @@ struct Writer {
   void operator()(const NodeEvents& x) { write(frame.initEvents(), x); }
   void operator()(const EmbedResult& x) { write(frame.initEmbedResult(), x); }
   void operator()(const Welcome& x) { write(frame.initWelcome(), x); }
-  void operator()(const Refused& x) { write(frame.initRefused(), x.error); }
+  void operator()(const Refused& x) { write(x.error, frame.initRefused()); }
   void operator()(const SubmitStream& x) { write(frame.initSubmit(), x); }
   void operator()(const EmbedTokens& x) { write(frame.initEmbed(), x); }
   void operator()(const CancelSequences& x) {
@@ -376,11 +367,11 @@ struct Writer {
   void operator()(const Drain& x) { frame.setDrain(x.deadline_ms); }
   void operator()(const LoadModel& x) {
     auto load = frame.initLoadModel();
-    load.setName(text(x.name));
-    load.setSource(text(x.source));
-    load.setVersion(text(x.version));
+    load.setName(text_of(x.name));
+    load.setSource(text_of(x.source));
+    load.setVersion(text_of(x.version));
   }
-  void operator()(const UnloadModel& x) { frame.setUnloadModel(text(x.name)); }
+  void operator()(const UnloadModel& x) { frame.setUnloadModel(text_of(x.name)); }
   void operator()(const Probe& x) { frame.setProbe(x.clock); }
 };
 
@@ -407,10 +398,11 @@ Result<Message> read(schema::Frame::Reader frame) {
     case schema::Frame::DRAIN: return Message(Drain{frame.getDrain()});
     case schema::Frame::LOAD_MODEL: {
       const auto load = frame.getLoadModel();
-      return Message(
-          LoadModel{string(load.getName()), string(load.getSource()), string(load.getVersion())});
+      return Message(LoadModel{string_of(load.getName()), string_of(load.getSource()),
+                               string_of(load.getVersion())});
     }
-    case schema::Frame::UNLOAD_MODEL: return Message(UnloadModel{string(frame.getUnloadModel())});
+    case schema::Frame::UNLOAD_MODEL:
+      return Message(UnloadModel{string_of(frame.getUnloadModel())});
     case schema::Frame::PROBE: return Message(Probe{frame.getProbe()});
   }
   return Message();  // of a newer neighbour

@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "actors/gateway/listen_address.h"
 #include "cli/catalogue.h"
 #include "cli/quantity.h"
 
@@ -112,20 +113,13 @@ Setting listen_setting(std::string key, std::string help, ListenConfig& (*field)
   return {std::move(key), std::move(help),
           [field](const Config& c) {
             const auto& listen = field(const_cast<Config&>(c));
-            const bool v6 = listen.host.find(':') != std::string::npos;
-            return fmt::format(fmt::runtime(v6 ? "[{}]:{}" : "{}:{}"), listen.host, listen.port);
+            return to_string(Address{listen.host, listen.port});
           },
           [field](Config& c, const std::string& text) -> Result<void> {
-            const auto colon = text.rfind(':');
-            if (colon == std::string::npos || colon == 0) {
-              return wrong(fmt::format("'{}' is not HOST:PORT", text));
-            }
-            auto port = parse_integer<int>(text.substr(colon + 1), 0, 65535);
-            if (!port) return fail(port.error());
-            std::string host = text.substr(0, colon);
-            if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-            field(c).host = host;
-            field(c).port = static_cast<std::uint16_t>(*port);
+            auto address = parse_address(text);
+            if (!address) return fail(std::move(address.error()));
+            field(c).host = std::move(address->host);
+            field(c).port = address->port;
             return {};
           }};
 }
@@ -436,10 +430,6 @@ class Loader {
   Config& config_;
 };
 
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
-
 }  // namespace
 
 std::string Setting::flag() const {
@@ -511,13 +501,9 @@ Result<void> check_cluster(const ServerConfig& server) {
   };
   if (auto done = protect(cluster.listen_host, "cluster.listen"); !done) return done;
   for (const auto& router : cluster.join) {
-    const auto colon = router.rfind(':');
-    if (colon == std::string::npos || colon == 0) {
-      return wrong(fmt::format("cluster.join: '{}' is not HOST:PORT", router));
-    }
-    auto port = parse_integer<int>(router.substr(colon + 1), 1, 65535);
-    if (!port) return wrong("cluster.join: " + port.error().message);
-    if (auto done = protect(router.substr(0, colon), "cluster.join"); !done) return done;
+    const auto address = parse_address(router);
+    if (!address) return wrong("cluster.join: " + address.error().message);
+    if (auto done = protect(address->host, "cluster.join"); !done) return done;
   }
   if (cluster.node_timeout < 3 * cluster.heartbeat) {
     return wrong("cluster.node_timeout must be at least 3 times cluster.heartbeat");

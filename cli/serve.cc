@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "actors/gateway/http_gateway.h"
+#include "actors/gateway/listen_address.h"
 #include "actors/gateway/rpc_gateway.h"
 #include "actors/server.h"
 #include "cli/exit_codes.h"
@@ -29,8 +30,7 @@ void start_logging(const std::string& level) {
 }
 
 std::string address(const ListenConfig& listen, std::uint16_t port) {
-  const bool v6 = listen.host.find(':') != std::string::npos;
-  return fmt::format(fmt::runtime(v6 ? "[{}]:{}" : "{}:{}"), listen.host, port);
+  return to_string(Address{listen.host, port});
 }
 
 void print_welcome(const Config& config, const Frontend& frontend, std::uint16_t http_port,

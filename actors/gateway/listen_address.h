@@ -1,12 +1,21 @@
-// The one rule about where a gateway may listen.
+// Addresses as a configuration writes them, and the one rule about where a gateway may listen.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "actors/server_config.h"
 #include "engine/base/result.h"
 
 namespace plimsoll {
+
+struct Address {
+  std::string host;
+  std::uint16_t port = 0;
+};
+// "HOST:PORT" or "[HOST]:PORT". Errors: invalid_argument.
+Result<Address> parse_address(const std::string& text);
+std::string to_string(const Address& address);
 
 bool is_loopback(const std::string& host);  // 127.0.0.0/8, ::1, localhost
 

@@ -37,7 +37,6 @@ constexpr std::chrono::seconds network_timeout{20};
     link.tls = options.tls;
     link.node = node_name(i);
     link.node_actor = nodes.back();
-    link.ledger = &ledger;
     link.timeout = network_timeout;
     links.push_back(spawn_link(system, std::move(link)));
   }

@@ -109,6 +109,18 @@ TEST_F(ConfigTest, BeyondLoopbackNeedsTlsAndKeys) {
   EXPECT_TRUE(complete_config(config));
 }
 
+TEST_F(ConfigTest, AHostThatOnlyLooksLikeLoopbackNeedsCertificates) {
+  for (const char* host : {"127.evil.example", "10.0.0.1", "0.0.0.0"}) {
+    Config config;
+    config.server.models = {{"m", folder_ / "model.gguf", ComputeMode::automatic}};
+    config.cluster_listen = {host, 8090, {}, {}};
+    EXPECT_THAT(complete_config(config).error().message, HasSubstr("cluster.ca_file")) << host;
+    config.cluster_listen = {"", 0, {}, {}};
+    config.server.cluster.join = {std::string(host) + ":8090"};
+    EXPECT_THAT(complete_config(config).error().message, HasSubstr("cluster.ca_file")) << host;
+  }
+}
+
 TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
   Config config;
   config.server.engine.kv_bytes = 3_GiB;
