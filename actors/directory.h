@@ -3,6 +3,7 @@
 // once; changes go to the store by compare-and-swap and block.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -25,6 +26,7 @@ struct NodeRecord {
   std::string secret_sha256;  // of what it proves itself with when it comes back
   bool cordoned = false;
   std::uint64_t joined_s = 0;
+  std::uint64_t drain_until_ms = 0;  // Unix time; 0: it does not drain
   bool operator==(const NodeRecord&) const = default;
 };
 // What was added to the configuration at run time: a model, and the nodes that shall serve it.
@@ -33,6 +35,15 @@ struct ModelPlacement {
   std::string source;              // as a configuration names it: PATH, or a catalogue's NAME
   std::vector<std::string> nodes;  // empty: all
   bool operator==(const ModelPlacement&) const = default;
+};
+// A router that is alive, as the others see it.
+struct RouterRecord {
+  std::string name;
+  std::string address;  // of its RPC gateway
+  std::string software;
+  std::uint32_t streams = 0;
+  double tokens_per_second = 0;
+  bool operator==(const RouterRecord&) const = default;
 };
 
 class Directory {
@@ -50,6 +61,10 @@ class Directory {
   // Makes or changes one by `change`, called again after a conflict. Errors: invalid_argument
   // (name, quota), already_exists, not_found, unavailable.
   Result<void> create_tenant(cluster::Tenant tenant);
+  // Brings a tenant to what a configuration says of it, where that is new or has changed since it
+  // was last brought to it; what was changed at run time holds until then. Keys with created_s 0
+  // are the configuration's: they are replaced, others stay.
+  Result<void> declare_tenant(cluster::Tenant tenant);
   Result<cluster::Tenant> change_tenant(
       const std::string& name, const std::function<Result<void>(cluster::Tenant&)>& change);
   Result<void> remove_tenant(const std::string& name);
@@ -71,10 +86,22 @@ class Directory {
   // this name joined: remove it first).
   Result<std::string> admit_node(const std::string& node, const std::string& token,
                                  std::uint64_t now_s);
+  // The same without a token, for a cluster that lets in whoever can reach it. A node that is known
+  // gets a new secret and keeps the rest of its record.
+  Result<std::string> welcome_node(const std::string& node, std::uint64_t now_s);
   bool check_node(const std::string& node, std::string_view secret) const;
   std::vector<NodeRecord> nodes() const;
   Result<void> set_cordoned(const std::string& node, bool cordoned);
+  Result<void> set_drain(const std::string& node, std::uint64_t until_ms);
   Result<void> remove_node(const std::string& node);  // its secret is void
+
+  // ---- routers
+  // Takes this router's name, then, called again within router_ttl, keeps it, with what is to be
+  // shown of it. Errors: already_exists (another router that is alive has the name), unavailable.
+  static constexpr std::chrono::seconds router_ttl{6};
+  Result<void> announce_router(const RouterRecord& own);
+  void retire_router();  // gives the name back
+  Result<std::vector<RouterRecord>> routers() const;
 
   // ---- models
   std::vector<ModelPlacement> placements() const;

@@ -1,16 +1,12 @@
 #include "actors/frontend_impl.h"
 
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
-
 #include <algorithm>
+#include <ctime>
 #include <random>
 #include <utility>
 
 namespace plimsoll {
 namespace {
-
-constexpr const char* local_tenant = "local";
 
 std::uint64_t random_bits() {
   std::random_device device;
@@ -47,8 +43,6 @@ std::uint64_t heap_bytes(const EmbedRequest& request) {
   return bytes;
 }
 
-int nibble(char c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
-
 class StreamHandle final : public GenerationStream {
  public:
   StreamHandle(StreamActor actor, std::uint32_t window)
@@ -71,39 +65,26 @@ class StreamHandle final : public GenerationStream {
 }  // namespace
 
 ClusterFrontend::ClusterFrontend(caf::actor_system& system, RequestServices& services,
-                                 std::vector<TenantConfig> tenants,
-                                 std::map<std::string, Served> models,
+                                 std::map<std::string, Served> models, Access access,
                                  Administration* administration)
     : system_(system),
       services_(services),
+      access_(access),
       administration_(administration),
       started_(std::chrono::steady_clock::now()),
       // Unique within a cluster: 24 random bits for this process, then a counter.
       next_id_((random_bits() << 40) | 1) {
   for (auto& [name, served] : models) add_model(name, std::move(served));
-  for (const auto& tenant : tenants) {
-    for (const auto& hex : tenant.api_key_sha256) {
-      Key key{{}, {tenant.name, tenant.is_operator}};
-      if (hex.size() != 2 * key.digest.size()) continue;  // the configuration was checked
-      for (std::size_t i = 0; i < key.digest.size(); ++i) {
-        key.digest[i] =
-            static_cast<unsigned char>(nibble(hex[2 * i]) << 4 | nibble(hex[2 * i + 1]));
-      }
-      keys_.push_back(std::move(key));
-    }
-  }
 }
 
 Result<Caller> ClusterFrontend::authenticate(std::string_view api_key) const {
-  if (keys_.empty()) return Caller{TenantId(local_tenant), true};
-  Digest digest;
-  SHA256(reinterpret_cast<const unsigned char*>(api_key.data()), api_key.size(), digest.data());
-  // Every key is compared in full: the time tells nothing.
-  const Key* found = nullptr;
-  for (const auto& key : keys_) {
-    if (CRYPTO_memcmp(key.digest.data(), digest.data(), digest.size()) == 0) found = &key;
+  if (access_.directory != nullptr && !api_key.empty()) {
+    const auto now_s = static_cast<std::uint64_t>(std::time(nullptr));
+    if (const auto tenant = access_.directory->find_key(api_key, now_s)) {
+      return Caller{TenantId(tenant->name), tenant->is_operator};
+    }
   }
-  if (found != nullptr) return found->caller;
+  if (access_.open) return Caller{TenantId(local_tenant), true};
   return fail(ErrorCode::unauthenticated,
               api_key.empty() ? "an API key is needed" : "the API key is not known");
 }

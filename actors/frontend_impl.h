@@ -9,11 +9,18 @@
 #include <string>
 #include <vector>
 
+#include "actors/directory.h"
 #include "actors/frontend.h"
 #include "actors/requests.h"
 #include "actors/server_config.h"
 
 namespace plimsoll {
+
+// Who may come in.
+struct Access {
+  const Directory* directory = nullptr;  // whose keys count; null: there are none
+  bool open = true;  // who has no key, or one that is not known, is the operator "local"
+};
 
 class ClusterFrontend final : public Frontend {
  public:
@@ -25,10 +32,10 @@ class ClusterFrontend final : public Frontend {
     Charge memory;  // the tokenizer's
   };
 
-  // `system`, `services` and `administration` outlive the frontend and every request that it
-  // started.
+  // `system`, `services`, the directory and `administration` outlive the frontend and every request
+  // that it started.
   ClusterFrontend(caf::actor_system& system, RequestServices& services,
-                  std::vector<TenantConfig> tenants, std::map<std::string, Served> models,
+                  std::map<std::string, Served> models, Access access = {},
                   Administration* administration = nullptr);
 
   // A model that came or went at run time.
@@ -48,19 +55,13 @@ class ClusterFrontend final : public Frontend {
   Administration* administration() override { return administration_; }
 
  private:
-  using Digest = std::array<unsigned char, 32>;
-  struct Key {
-    Digest digest;
-    Caller caller;
-  };
-
   RequestId next_id(std::uint32_t choices);
   Result<std::shared_ptr<const Served>> find(const std::string& model, ModelKind kind) const;
 
   caf::actor_system& system_;
   RequestServices& services_;
+  const Access access_;
   Administration* const administration_;
-  std::vector<Key> keys_;
   mutable std::mutex models_mutex_;
   std::map<std::string, std::shared_ptr<const Served>> models_;
   const std::chrono::steady_clock::time_point started_;

@@ -111,6 +111,7 @@ struct ReplicaReport {
   std::string model;
   std::string version;
   std::string error;
+  bool placed = false;  // by LoadModel: an UnloadModel may end it
 };
 // A heartbeat.
 struct NodeReport {
@@ -140,6 +141,14 @@ struct LoadModel {
 struct UnloadModel {
   std::string name;
 };
+// All models that were added at run time, and the nodes that shall serve each; empty: all.
+struct PlacedModel {
+  LoadModel model;
+  std::vector<std::string> nodes;
+};
+struct SetPlacements {
+  std::vector<PlacedModel> models;
+};
 // Take nothing new; what still runs after the deadline ends with `unavailable`.
 struct Drain {
   std::uint32_t deadline_ms = 0;
@@ -165,7 +174,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::InRouter)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::EngineLoaded)
 namespace plimsoll {
 
-enum class ModelState : std::uint8_t { loading, ready, failed };
+enum class ModelState : std::uint8_t { loading, ready, failed, gone };
 // One model as the registry knows it.
 struct ModelEntry {
   std::string name;

@@ -26,6 +26,9 @@ struct RegistryState {
         spdlog::error("event=model_failed model={} path=\"{}\" reason=\"{}\"", entry.name,
                       entry.path, entry.reason);
         break;
+      case ModelState::gone:
+        std::erase_if(entries, [&](const auto& e) { return e.name == entry.name; });
+        return publish();
     }
     const auto it = std::ranges::find(entries, entry.name, &ModelEntry::name);
     if (it == entries.end()) {
@@ -33,6 +36,10 @@ struct RegistryState {
     } else {
       *it = std::move(entry);
     }
+    publish();
+  }
+
+  void publish() const {
     std::vector<ModelCard> cards;
     for (const auto& e : entries) {
       if (e.state != ModelState::ready) continue;

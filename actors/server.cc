@@ -38,21 +38,10 @@ std::string host_name() {
   return name.data();
 }
 
-std::vector<cluster::Tenant> tenants_of(const std::vector<TenantConfig>& configured) {
-  std::vector<cluster::Tenant> tenants;
-  bool keys = false;
-  for (const auto& from : configured) {
-    cluster::Tenant tenant;
-    tenant.name = from.name.get();
-    tenant.is_operator = from.is_operator;
-    tenant.quota.sequences = from.sequences;
-    tenant.quota.requests_per_second = from.requests_per_minute / 60.0;
-    for (const auto& hash : from.api_key_sha256) tenant.keys.push_back({.sha256 = hash});
-    keys = keys || !tenant.keys.empty();
-    tenants.push_back(std::move(tenant));
-  }
-  // Whom authenticate() takes everyone for, where there are no keys.
-  if (!keys) tenants.emplace_back().name = "local";
+// The configuration's, and whom those without a key are taken for where there are no keys.
+std::vector<cluster::Tenant> tenants_of(const ServerConfig& config) {
+  auto tenants = config.tenants;
+  if (config.is_open()) tenants.emplace_back().name = local_tenant;
   return tenants;
 }
 
@@ -71,6 +60,7 @@ struct Server::Impl {
   ModelLoader loader{config, source, ledger, inbox};
   Metrics metrics;
   OpenRequests open{most_requests, most_request_bytes};
+  std::unique_ptr<Directory> directory;
   ActorSystemConfig system_config{scheduler_threads};
   std::optional<caf::actor_system> system;
   RouterActor router;
@@ -100,6 +90,7 @@ struct Server::Impl {
       auto enabled = enable_network(system_config, tls(), 3 * config.cluster.node_timeout);
       if (!enabled) return enabled;
     }
+    if (auto opened = open_directory(); !opened) return opened;
     system.emplace(system_config);
     registry = spawn_registry(*system, board);
     NodeConfig node_config;
@@ -143,10 +134,21 @@ struct Server::Impl {
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
     if (router) {
-      administration.emplace(router, board, config.cluster.name, tenants_of(config.tenants));
+      administration.emplace(router, board, config.cluster.name, tenants_of(config));
     }
-    frontend.emplace(*system, *services, config.tenants, std::move(served),
+    frontend.emplace(*system, *services, std::move(served),
+                     Access{directory.get(), config.is_open()},
                      administration ? &*administration : nullptr);
+    return {};
+  }
+
+  Result<void> open_directory() {
+    auto opened = Directory::open(storage::make_memory_store(), config.cluster.name);
+    if (!opened) return fail(std::move(opened.error()));
+    directory = std::move(*opened);
+    for (const auto& tenant : tenants_of(config)) {
+      if (auto made = directory->create_tenant(tenant); !made) return made;
+    }
     return {};
   }
 
@@ -204,7 +206,7 @@ struct Server::Impl {
 
   Result<void> start_router(const std::vector<ModelEntry>& entries) {
     RouterConfig router_config;
-    router_config.tenants = tenants_of(config.tenants);
+    router_config.tenants = tenants_of(config);
     router_config.board = board;
     router_config.ledger = &ledger;
     router_config.settings.health.heartbeat = config.cluster.heartbeat;

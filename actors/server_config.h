@@ -2,6 +2,7 @@
 // the default that the reference page documents.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/tenant.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/kv/kv_layout.h"
@@ -44,14 +46,6 @@ struct ModelConfig {
   std::string name;
   std::filesystem::path path;
   ComputeMode compute = ComputeMode::automatic;
-};
-
-struct TenantConfig {
-  TenantId name;
-  std::vector<std::string> api_key_sha256;  // lower-case hex; keys themselves are never kept
-  bool is_operator = false;
-  std::uint32_t sequences = 64;           // waiting and running
-  std::uint32_t requests_per_minute = 0;  // 0: no limit
 };
 
 struct EngineSettings {
@@ -91,13 +85,20 @@ struct ClusterConfig {
   std::chrono::milliseconds node_timeout{1000};
 };
 
+// Whom a caller without a key is taken for, where no key is configured.
+inline constexpr const char* local_tenant = "local";
+
 struct ServerConfig {
   Role role = Role::all;
   ClusterConfig cluster;
   HttpConfig http;
   RpcConfig rpc;
   std::vector<ModelConfig> models;
-  std::vector<TenantConfig> tenants;  // empty: anyone on loopback, as tenant "local"
+  // Without a key among them, anyone who reaches the gateways is the operator, as tenant "local".
+  std::vector<cluster::Tenant> tenants;
+  bool is_open() const {
+    return std::ranges::all_of(tenants, [](const auto& tenant) { return tenant.keys.empty(); });
+  }
   EngineSettings engine;
   std::uint32_t stream_window_tokens = 256;  // that a client may be behind
   std::chrono::milliseconds request_deadline{600'000};

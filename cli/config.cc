@@ -375,11 +375,11 @@ class Loader {
     config_.server.tenants.clear();
     std::set<std::string> names;
     for (const auto& item : node) {
-      TenantConfig tenant;
+      cluster::Tenant tenant;
       auto done = entry(
           item, "tenants", [&](const std::string& name, const YAML::Node& value) -> Result<bool> {
             if (name == "name") {
-              tenant.name = TenantId(value.Scalar());
+              tenant.name = value.Scalar();
             } else if (name == "api_key_sha256") {
               std::vector<std::string> keys;
               if (value.IsScalar()) keys.push_back(value.Scalar());
@@ -390,7 +390,8 @@ class Loader {
                   return wrong("is not 64 lower-case hexadecimal digits; `plimsoll key` makes one");
                 }
               }
-              tenant.api_key_sha256 = keys;
+              tenant.keys.clear();
+              for (const auto& key : keys) tenant.keys.push_back({key, 0, 0});
             } else if (name == "operator") {
               if (value.Scalar() != "true" && value.Scalar() != "false") {
                 return wrong("must be true or false");
@@ -399,18 +400,18 @@ class Loader {
             } else if (name == "max_sequences") {
               auto number = parse_integer<std::uint32_t>(value.Scalar(), 1, 1'000'000);
               if (!number) return fail(number.error());
-              tenant.sequences = *number;
+              tenant.quota.sequences = *number;
             } else if (name == "requests_per_minute") {
               auto number = parse_integer<std::uint32_t>(value.Scalar(), 0, 1'000'000);
               if (!number) return fail(number.error());
-              tenant.requests_per_minute = *number;
+              tenant.quota.requests_per_second = *number / 60.0;
             } else {
               return false;
             }
             return true;
           });
       if (!done) return done;
-      const auto& name = tenant.name.get();
+      const auto& name = tenant.name;
       if (name.empty() || name.size() > 64 ||
           name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-_.") != std::string::npos) {
         return at(item, "tenants.name", "must be 1 to 64 of a-z, 0-9, '-', '_' and '.'");
@@ -521,9 +522,8 @@ Result<void> check_cluster(const ServerConfig& server) {
 
 Result<void> complete_config(Config& config) {
   auto& server = config.server;
-  const bool has_keys =
-      std::any_of(server.tenants.begin(), server.tenants.end(),
-                  [](const auto& tenant) { return !tenant.api_key_sha256.empty(); });
+  const bool has_keys = std::any_of(server.tenants.begin(), server.tenants.end(),
+                                    [](const auto& tenant) { return !tenant.keys.empty(); });
   for (const auto* listen : {&server.http.listen, &server.rpc.listen}) {
     const char* which = listen == &server.http.listen ? "http" : "rpc";
     if (listen->tls_certificate.empty() != listen->tls_key.empty()) {
@@ -604,11 +604,13 @@ std::string show_config(const Config& config) {
   }
   out << YAML::EndSeq << YAML::Key << "tenants" << YAML::Value << YAML::BeginSeq;
   for (const auto& tenant : config.server.tenants) {
-    out << YAML::BeginMap << YAML::Key << "name" << YAML::Value << tenant.name.get() << YAML::Key
-        << "api_key_sha256" << YAML::Value << YAML::Flow << tenant.api_key_sha256 << YAML::Key
-        << "operator" << YAML::Value << tenant.is_operator << YAML::Key << "max_sequences"
-        << YAML::Value << tenant.sequences << YAML::Key << "requests_per_minute" << YAML::Value
-        << tenant.requests_per_minute << YAML::EndMap;
+    out << YAML::BeginMap << YAML::Key << "name" << YAML::Value << tenant.name << YAML::Key
+        << "api_key_sha256" << YAML::Value << YAML::Flow << YAML::BeginSeq;
+    for (const auto& key : tenant.keys) out << key.sha256;
+    out << YAML::EndSeq << YAML::Key << "operator" << YAML::Value << tenant.is_operator << YAML::Key
+        << "max_sequences" << YAML::Value << tenant.quota.sequences << YAML::Key
+        << "requests_per_minute" << YAML::Value
+        << std::lround(tenant.quota.requests_per_second * 60) << YAML::EndMap;
   }
   out << YAML::EndSeq << YAML::EndMap;
   return std::string(out.c_str()) + "\n";

@@ -36,7 +36,7 @@ struct Quota {
 
 struct ApiKey {
   std::string sha256;           // lower-case hex; keys themselves are never kept
-  std::uint64_t created_s = 0;  // Unix time
+  std::uint64_t created_s = 0;  // Unix time; 0: it is the configuration's
   std::uint64_t expires_s = 0;  // 0: never. A rotated key stays valid for a while.
   bool operator==(const ApiKey&) const = default;
 };
@@ -48,6 +48,8 @@ struct Tenant {
   bool suspended = false;
   bool is_operator = false;
   std::vector<ApiKey> keys;
+  // Digest of the configuration's entry that the record was last brought to. Empty: none.
+  std::string declared;
   bool operator==(const Tenant&) const = default;
 };
 

@@ -81,7 +81,7 @@ class Run {
                    ModelKind::causal,
                    "m@0",
                    {}};
-    frontend_.emplace(*system_, *services_, std::vector<TenantConfig>{}, std::move(models));
+    frontend_.emplace(*system_, *services_, std::move(models));
     wait_for_nodes();
   }
 

@@ -318,11 +318,11 @@ TEST(Frontend, TheLedgerIsAtItsBaselineAfterManyRequests) {
 }
 
 TEST(Frontend, Authenticates) {
-  TenantConfig acme;
-  acme.name = TenantId("acme");
+  cluster::Tenant acme;
+  acme.name = "acme";
   acme.is_operator = true;
   // SHA-256 of "secret"
-  acme.api_key_sha256 = {"2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"};
+  acme.keys = {{"2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"}};
   House house({.tenants = {acme}});
   const auto caller = house.frontend->authenticate("secret");
   ASSERT_TRUE(caller);
@@ -333,6 +333,7 @@ TEST(Frontend, Authenticates) {
   }
   const House local;
   EXPECT_EQ(local.frontend->authenticate("")->tenant.get(), "local");
+  EXPECT_EQ(local.frontend->authenticate("sk-whatever")->tenant.get(), "local");
 }
 
 TEST(Frontend, Embeds) {

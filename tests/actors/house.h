@@ -57,7 +57,7 @@ struct HouseOptions {
   std::uint32_t window = 256;
   std::uint32_t tenant_sequences = 64;
   std::uint32_t context = 4096;
-  std::vector<TenantConfig> tenants{};
+  std::vector<cluster::Tenant> tenants{};  // with keys: nobody comes in without one
   std::uint32_t most_requests = 1000;
   std::uint64_t most_bytes = 16_MiB;
   std::chrono::milliseconds deadline{20'000};
@@ -79,7 +79,12 @@ struct House {
                    {}};
     models["e"] = {
         std::make_shared<TextModel>("e", byte_model_text(), 64), ModelKind::embedding, "e@0", {}};
-    frontend.emplace(system, *services, options.tenants, std::move(models));
+    for (const auto& tenant : options.tenants) {
+      const auto made = directory->create_tenant(tenant);
+      EXPECT_TRUE(made) << to_string(made.error());
+    }
+    frontend.emplace(system, *services, std::move(models),
+                     Access{directory.get(), options.tenants.empty()});
     settle();
   }
   ~House() {
@@ -183,6 +188,7 @@ struct House {
   std::vector<NodeActor> nodes;
   std::vector<EchoEngine*> engines;  // owned by the nodes
   std::optional<RequestServices> services;
+  std::unique_ptr<Directory> directory = *Directory::open(storage::make_memory_store(), "router");
   std::optional<ClusterFrontend> frontend;
   Caller caller{TenantId("local"), true};
 };

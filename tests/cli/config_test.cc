@@ -68,8 +68,8 @@ tenants:
   EXPECT_EQ(server.models[0].compute, ComputeMode::float32);
   ASSERT_EQ(server.tenants.size(), 1U);
   EXPECT_TRUE(server.tenants[0].is_operator);
-  EXPECT_EQ(server.tenants[0].sequences, 7U);
-  EXPECT_EQ(server.tenants[0].requests_per_minute, 90U);
+  EXPECT_EQ(server.tenants[0].quota.sequences, 7U);
+  EXPECT_EQ(server.tenants[0].quota.requests_per_second, 1.5);
 }
 
 TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
@@ -105,7 +105,7 @@ TEST_F(ConfigTest, BeyondLoopbackNeedsTlsAndKeys) {
   config.server.http.listen.tls_certificate = "cert.pem";
   config.server.http.listen.tls_key = "key.pem";
   EXPECT_FALSE(complete_config(config)) << "TLS without keys lets anyone in";
-  config.server.tenants = {{TenantId("a"), {std::string(64, 'a')}, false, 1}};
+  config.server.tenants = {{.name = "a", .keys = {{std::string(64, 'a')}}}};
   EXPECT_TRUE(complete_config(config));
 }
 
@@ -127,7 +127,7 @@ TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
   config.server.http.write_timeout = std::chrono::milliseconds(1500);
   config.server.http.listen.host = "::1";
   config.server.models = {{"m", "/a/b.gguf", ComputeMode::int8}};
-  config.server.tenants = {{TenantId("a"), {std::string(64, 'a')}, true, 9}};
+  config.server.tenants = {{.name = "a", .is_operator = true, .keys = {{std::string(64, 'a')}}}};
   const std::string shown = show_config(config);
   Config again;
   const auto loaded = load_config(write(shown), again);
