@@ -1,6 +1,7 @@
-"""A router and nodes on machines of their own, as processes that a test can hurt."""
+"""A router and nodes in processes of their own, on hosts (net.py), that a test can hurt."""
 
 import http.client
+import json
 import os
 import pathlib
 import re
@@ -13,7 +14,6 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 BINARY = os.environ.get("PLIMSOLL_BINARY", "plimsoll")
 PRETEND = os.environ.get("PLIMSOLL_PRETEND", "pretend_plimsoll")
-DOOR = 8090  # where nodes join
 HEARTBEAT_MS = 200
 
 
@@ -58,10 +58,14 @@ class Process:
 
 
 class Cluster:
-    """One router and some nodes; `slow` names nodes whose link delays by 200 ms each way."""
+    """One router and some nodes; `slow` names nodes whose link delays by 200 ms each way.
 
-    def __init__(self, net, folder, nodes=3, step_ms=40, slow=()):
-        self.folder, self.step_ms = folder, step_ms
+    `http`, `rpc` and `door` are the router's ports.
+    """
+
+    def __init__(self, net, folder, nodes=3, step_ms=40, slow=(), node_options=()):
+        folder.mkdir()
+        self.folder, self.step_ms, self._node_options = folder, step_ms, node_options
         self.processes = []
         self.nodes = {}
         self.lives = {}  # how often each was started
@@ -71,11 +75,11 @@ class Cluster:
         self.slow = slow
         try:
             self.router = self._start_router()
+            ports = self.router.wait_for(r"event=listening http=(\d+) rpc=(\d+) nodes=(\d+)")[0]
+            self.http, self.rpc, self.door = map(int, ports)
             for name in self._hosts:
                 self.start_node(name)
-            for name in self._hosts:
-                self.router.wait_for(rf"event=node_ready node={name} ")
-            self._wait_until_ready()
+            self.wait_until_serving(*self._hosts)
         except BaseException:
             self.close()
             raise
@@ -110,46 +114,72 @@ class Cluster:
         return self._start(host, name, words + list(options))
 
     def _start_router(self):
-        options = ("--listen", "0.0.0.0", "--port", DOOR)
-        return self._member(self.router_host, "router", "router-1", *options)
+        address = self.router_host.address
+        return self._member(self.router_host, "router", "router-1", "--listen", address)
 
     def start_node(self, name):
         host = self._hosts[name]
-        door = f"{self.router_host.address}:{DOOR}"
+        door = f"{self.router_host.address}:{self.door}"
         if name in self.slow:
-            words = [sys.executable, HERE / "slow_link.py", f"127.0.0.1:{DOOR}", door, "200"]
+            words = [sys.executable, HERE / "slow_link.py", f"127.0.0.1:{self.door}", door, "200"]
             self._start(host, f"{name}-link", words).wait_for("listening")
-            door = f"127.0.0.1:{DOOR}"
+            door = f"127.0.0.1:{self.door}"
         self.lives[name] = self.lives.get(name, 0) + 1
-        self.nodes[name] = self._member(host, "node", name, "--join", door)
+        self.nodes[name] = self._member(host, "node", name, "--join", door, *self._node_options)
         return self.nodes[name]
 
-    def _wait_until_ready(self, timeout=30):
-        done = []
+    def get(self, path):
+        """(status, body) of the router's answer; (0, "") if there is none."""
+        answers = []
 
-        def ask():
+        def ask():  # in a thread of its own, since it stays on the router's host
             self.router_host.enter()
-            until = time.monotonic() + timeout
-            while not done and time.monotonic() < until:
-                try:
-                    connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=5)
-                    connection.request("GET", "/ready")
-                    if connection.getresponse().status == 200:
-                        done.append(True)
-                except OSError:
-                    pass
-                time.sleep(0.02)
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.http, timeout=5)
+                connection.request("GET", path)
+                answer = connection.getresponse()
+                answers.append((answer.status, answer.read().decode()))
+            except OSError:
+                answers.append((0, ""))
 
         thread = threading.Thread(target=ask)
         thread.start()
         thread.join()
-        assert done, "the router does not get ready:\n" + self.router.log()[-3000:]
+        return answers[0]
+
+    def cli(self, *words):
+        """The operator's command line on the router's host."""
+        command = [BINARY, *words, "--address", f"127.0.0.1:{self.rpc}"]
+        return subprocess.run(
+            self.router_host.command(command), capture_output=True, text=True, timeout=60
+        )
+
+    def serving(self):
+        """The names of the nodes that are ready and have the model."""
+        done = self.cli("cluster", "nodes", "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return {n["name"] for n in json.loads(done.stdout) if n["state"] == "ready" and n["models"]}
+
+    def wait_until_serving(self, *names, timeout=30):
+        until = time.monotonic() + timeout
+        while not self.serving() >= set(names):
+            assert time.monotonic() < until, f"{names} do not serve:\n" + self.router.log()[-3000:]
+            time.sleep(0.02)
 
     # ---- what a test does to a node
 
     def kill(self, name):
         self.nodes[name].signal(signal.SIGKILL)
         self.nodes[name].process.wait()
+
+    def restart(self, name):
+        """Asks it to end, waits for that, and starts it again; back when it serves."""
+        node = self.nodes[name]
+        node.signal(signal.SIGTERM)
+        assert node.process.wait(60) == 0, node.log()[-3000:]
+        self.start_node(name)
+        self.router.wait_for(rf"event=node_ready node={name} ", self.lives[name])
+        self.wait_until_serving(name)
 
     def freeze(self, name):
         self.nodes[name].signal(signal.SIGSTOP)

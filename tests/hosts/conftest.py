@@ -1,10 +1,11 @@
+import contextlib
 import os
 import shutil
 
 import pytest
 
 from cluster import BINARY, PRETEND, Cluster
-from net import Net, NotAllowed
+from net import Loopback, Net, NotAllowed
 
 
 def pytest_addoption(parser):
@@ -17,22 +18,18 @@ def scale(request):
     return (64, 400) if request.config.getoption("--long") else (64, 120)
 
 
-@pytest.fixture
-def cluster(tmp_path):
-    """cluster(nodes=3, ...): a cluster on a network of its own; both end with the test."""
+def need_binaries():
     for binary in (BINARY, PRETEND):
         if not shutil.which(binary):
             pytest.skip(f"no binary {binary}; build it first")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    try:
-        net = Net()
-    except NotAllowed as e:
-        pytest.skip(f"no network namespaces here: {e}")
+
+
+@contextlib.contextmanager
+def clusters(net, folder):
     made = []
 
     def make(**options):
-        made.append(Cluster(net, tmp_path, **options))
+        made.append(Cluster(net, folder / str(len(made)), **options))
         return made[-1]
 
     try:
@@ -41,3 +38,25 @@ def cluster(tmp_path):
         for one in made:
             one.close()
         net.close()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """cluster(nodes=3, ...): a cluster on a network of its own; both end with the test."""
+    need_binaries()
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    try:
+        net = Net()
+    except NotAllowed as e:
+        pytest.skip(f"no network namespaces here: {e}")
+    with clusters(net, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture
+def local_cluster(tmp_path):
+    """The same on loopback, where nothing happens to the network."""
+    need_binaries()
+    with clusters(Loopback(), tmp_path) as make:
+        yield make

@@ -31,7 +31,7 @@ def run(cluster, undisturbed, scale, hurt):
     count, tokens = scale
     if not undisturbed:
         pytest.skip("there is no undisturbed run to compare with")
-    running = streams.start(cluster.router_host, count, tokens)
+    running = streams.start(cluster, count, tokens)
     streams.wait_for_text(running, 10)
     hurt()
     check(running, undisturbed, tokens)
@@ -54,10 +54,10 @@ def given_up(cluster, name):
 def test_undisturbed(cluster, undisturbed, scale):
     count, tokens = scale
     quiet = cluster(nodes=1, step_ms=1)
-    first = streams.start(quiet.router_host, count, tokens)
+    first = streams.start(quiet, count, tokens)
     check(first, undisturbed, tokens)
     assert len({s.text for s in first}) == count, "each seed has its own text"
-    check(streams.start(quiet.router_host, count, tokens), undisturbed, tokens)
+    check(streams.start(quiet, count, tokens), undisturbed, tokens)
 
 
 def test_a_node_that_is_killed(cluster, undisturbed, scale, record_property):

@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "actors/gateway/http_gateway.h"
+#include "actors/gateway/rpc_gateway.h"
 #include "actors/server.h"
 #include "bench/pretend/byte_tokenizer.h"
 #include "tests/engine/loop/fake_model.h"
@@ -81,10 +82,15 @@ int run(const ServerConfig& config, std::chrono::milliseconds step) {
   if (!server) return refuse(server.error());
   auto http = HttpGateway::start(config.http, (*server)->frontend(), process_ledger());
   if (!http) return refuse(http.error());
+  auto rpc = RpcGateway::start(config.rpc, (*server)->frontend(), process_ledger());
+  if (!rpc) return refuse(rpc.error());
+  spdlog::info("event=listening http={} rpc={} nodes={}", (*http)->port(), (*rpc)->port(),
+               (*server)->cluster_port());
   int signal = 0;
   sigwait(&signals, &signal);
   (*server)->drain();
   (*http)->stop(config.drain_deadline);
+  (*rpc)->stop(config.drain_deadline);
   (*server)->stop(config.drain_deadline);
   return 0;
 }
@@ -94,18 +100,18 @@ int run(const ServerConfig& config, std::chrono::milliseconds step) {
 
 int main(int argc, char** argv) {
   plimsoll::ServerConfig config;
+  config.http.listen.port = config.rpc.listen.port = 0;
   config.models = {{"m", "m", {}}};
   config.engine.threads = 1;
   config.engine.kv_bytes = 64 << 20;
   auto& cluster = config.cluster;
   std::string role;
-  std::uint32_t step_ms = 1, heartbeat_ms = 200, node_timeout_ms = 1000;
+  std::uint32_t step_ms = 1, heartbeat_ms = 200, node_timeout_ms = 1000, drain_ms = 10'000;
   CLI::App app;
   app.add_option("role", role)->required()->check(CLI::IsMember({"router", "node"}));
   app.add_option("--step-ms", step_ms);
   app.add_option("--name", cluster.name);
   app.add_option("--listen", cluster.listen_host);
-  app.add_option("--port", cluster.listen_port);
   app.add_option("--join", cluster.join);
   app.add_option("--join-token", cluster.join_token);
   app.add_option("--ca-file", cluster.ca_file);
@@ -114,9 +120,11 @@ int main(int argc, char** argv) {
   app.add_option("--state-directory", cluster.state_directory);
   app.add_option("--heartbeat-ms", heartbeat_ms);
   app.add_option("--node-timeout-ms", node_timeout_ms);
+  app.add_option("--drain-ms", drain_ms);
   CLI11_PARSE(app, argc, argv);
   config.role = role == "router" ? plimsoll::Role::router : plimsoll::Role::node;
   cluster.heartbeat = std::chrono::milliseconds(heartbeat_ms);
   cluster.node_timeout = std::chrono::milliseconds(node_timeout_ms);
+  config.drain_deadline = std::chrono::milliseconds(drain_ms);
   return plimsoll::run(config, std::chrono::milliseconds(step_ms));
 }

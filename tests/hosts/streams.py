@@ -9,10 +9,10 @@ import time
 class Stream(threading.Thread):
     """One completion. `text`, `times` (of each event, monotonic), `usage`, `reason`, `error`."""
 
-    def __init__(self, host, number, tokens, port):
+    def __init__(self, cluster, number, tokens):
         super().__init__(daemon=True)
-        self._host, self._port, self._tokens = host, port, tokens
-        self.number = number
+        self._host, self._port = cluster.router_host, cluster.http
+        self.number, self.tokens = number, tokens
         self.text, self.times = "", []
         self.usage = self.reason = self.error = None
 
@@ -28,7 +28,7 @@ class Stream(threading.Thread):
         body = {
             "model": "m",
             "prompt": f"stream {self.number} of the test",
-            "max_tokens": self._tokens,
+            "max_tokens": self.tokens,
             "seed": self.number,
             "temperature": 1,
             "ignore_eos": True,
@@ -63,8 +63,8 @@ class Stream(threading.Thread):
         return max((b - a for a, b in zip(self.times, self.times[1:])), default=0.0)
 
 
-def start(host, count, tokens, port=8080):
-    streams = [Stream(host, number, tokens, port) for number in range(count)]
+def start(cluster, count, tokens):
+    streams = [Stream(cluster, number, tokens) for number in range(count)]
     for stream in streams:
         stream.start()
     return streams
