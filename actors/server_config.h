@@ -81,6 +81,7 @@ struct ClusterConfig {
   std::filesystem::path state_directory;
   std::vector<std::string> etcd;  // endpoints: routers share their state there instead
   std::filesystem::path etcd_ca_file, etcd_certificate, etcd_key;
+  std::string etcd_prefix = "/plimsoll/";  // of every key
   std::chrono::milliseconds heartbeat{200};
   std::chrono::milliseconds node_timeout{1000};
 };

@@ -13,9 +13,17 @@
 
 namespace plimsoll::cli {
 
+// Stands for what suits the role: $XDG_STATE_HOME/plimsoll/router or node-NAME; of a process that
+// is both, nothing.
+inline constexpr const char* auto_directory = "auto";
+
 struct Config {
   ServerConfig server;
-  ListenConfig cluster_listen{"", 0, {}, {}};  // complete_config() puts it into `server`
+  // What complete_config() puts into `server`, and show_config() shows as it was given.
+  ListenConfig cluster_listen{"", 0, {}, {}};
+  std::filesystem::path state_directory = auto_directory;
+  std::string join_token;
+  std::filesystem::path join_token_file;  // nothing there: no token
   std::string log_level = "info";
 };
 
@@ -39,7 +47,8 @@ Result<void> load_config(const std::filesystem::path& file, Config& config);
 Result<ModelConfig> parse_model(const std::string& text);
 
 // Checks what no single setting shows: listen addresses against TLS and keys, caps against each
-// other, models that exist. Fills in the catalogue's default models if none are named.
+// other, models that exist. Fills in the catalogue's default models if none are named, where state
+// is kept, and a node's join token.
 Result<void> complete_config(Config& config);
 
 // The whole configuration as YAML that load_config reads back.

@@ -137,7 +137,10 @@ void add_serve_options(CLI::App& verb, ServeOptions& options) {
   verb.add_option("-m,--model", options.models,
                   "NAME=PATH, or a name from `plimsoll pull --list`; may be repeated");
   for (const auto& setting : settings()) {
-    verb.add_option(setting.flag(), options.flags[setting.key], setting.help)
+    verb.add_option_function<std::string>(
+            setting.flag(),
+            [&options, key = setting.key](const std::string& text) { options.flags[key] = text; },
+            setting.help)
         ->default_str(setting.get(Config{}))
         ->group("Settings");
   }
@@ -156,7 +159,7 @@ Result<Config> make_config(const ServeOptions& options) {
   }
   for (const auto& setting : settings()) {
     const auto flag = options.flags.find(setting.key);
-    if (flag == options.flags.end() || flag->second.empty()) continue;
+    if (flag == options.flags.end()) continue;
     if (auto set = setting.set(config, flag->second); !set) {
       return fail(ErrorCode::invalid_argument, setting.flag() + ": " + set.error().message);
     }
@@ -186,7 +189,9 @@ void add_serve(CLI::App& app, Context& context) {
     auto* verb = app.add_subcommand(name, help);
     add_serve_options(*verb, *options);
     if (role == Role::node) {
-      verb->add_option("--join", options->flags["cluster.join"], "the same as --cluster-join");
+      verb->add_option_function<std::string>(
+          "--join", [options](const std::string& text) { options->flags["cluster.join"] = text; },
+          "the same as --cluster-join");
     }
     verb->callback([options, &context] {
       auto config = make_config(*options);

@@ -14,7 +14,7 @@ struct ServeOptions {
   Role role = Role::all;
   std::string file;
   std::vector<std::string> models;
-  std::map<std::string, std::string> flags;  // by setting key
+  std::map<std::string, std::string> flags;  // those given, by setting key
 };
 
 // --config, --model and a flag for every setting.

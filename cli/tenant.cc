@@ -9,6 +9,7 @@
 #include "cli/exit_codes.h"
 #include "cli/quantity.h"
 #include "cli/quota_flags.h"
+#include "cli/quota_limits.h"
 #include "cli/show.h"
 
 namespace plimsoll::cli {
@@ -52,7 +53,7 @@ std::string tenant_text(const TenantView& view) {
                         key.expires == 0 ? "does not expire" : "valid until " + utc(key.expires));
   }
   Table table({{"LIMIT"}, {"VALUE", true}, {"OF WHAT"}});
-  for (const auto& limit : quota_limits()) {
+  for (const auto& limit : quota_limits<client::Quota>()) {
     table.add({limit.name, limit.text(view.tenant.quota), limit.help});
   }
   return text + "\n" + table.text();
@@ -212,7 +213,7 @@ void add_set_quota(CLI::App& family, Context& context, const Shared& options) {
         set_limits(options->limits, after);
         cluster.set_quota(options->name, after);
         std::string text;
-        for (const auto& limit : quota_limits()) {
+        for (const auto& limit : quota_limits<client::Quota>()) {
           if (limit.value(before) == limit.value(after)) continue;
           text += fmt::format("{}: {} -> {}\n", limit.name, limit.text(before), limit.text(after));
         }

@@ -10,6 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class ConfigTest : public ::testing::Test {
  protected:
@@ -52,8 +53,15 @@ tenants:
   - name: acme
     api_key_sha256: 5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8
     operator: true
-    max_sequences: 7
-    requests_per_minute: 90
+    tier: guaranteed
+    suspended: true
+    requests_per_second: 1.5
+    burst: 500ms
+    sequences: 7
+    kv_memory: 1GiB
+    deadline: 30s
+    generated_tokens: none
+    models: [tiny, small]
 )"),
                                   config);
   ASSERT_TRUE(loaded) << loaded.error().message;
@@ -67,9 +75,17 @@ tenants:
   ASSERT_EQ(server.models.size(), 1U);
   EXPECT_EQ(server.models[0].compute, ComputeMode::float32);
   ASSERT_EQ(server.tenants.size(), 1U);
-  EXPECT_TRUE(server.tenants[0].is_operator);
-  EXPECT_EQ(server.tenants[0].quota.sequences, 7U);
-  EXPECT_EQ(server.tenants[0].quota.requests_per_second, 1.5);
+  const auto& tenant = server.tenants[0];
+  EXPECT_TRUE(tenant.is_operator);
+  EXPECT_TRUE(tenant.suspended);
+  EXPECT_EQ(tenant.tier, cluster::Tier::guaranteed);
+  const cluster::Quota expected{.requests_per_second = 1.5,
+                                .burst_seconds = 0.5,
+                                .sequences = 7,
+                                .kv_bytes = 1_GiB,
+                                .deadline_ms = 30'000,
+                                .models = {"tiny", "small"}};
+  EXPECT_EQ(tenant.quota, expected);
 }
 
 TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
@@ -94,6 +110,15 @@ TEST_F(ConfigTest, RefusesBadTenants) {
   EXPECT_THAT(refusal("tenants:\n  - name: a\n  - name: a\n"), HasSubstr("there twice"));
   EXPECT_THAT(refusal("tenants:\n  - name: a\n    api_key_sha256: secret\n"),
               HasSubstr("64 lower-case hexadecimal digits"));
+  const std::string head = "tenants:\n  - name: a\n    ";
+  EXPECT_THAT(refusal(head + "kv_memory: lots\n"), HasSubstr(":3: tenants.kv_memory: 'lots'"));
+  EXPECT_THAT(refusal(head + "sequences: none\n"), HasSubstr("'none' is not a whole number, 1"));
+  EXPECT_THAT(refusal(head + "burst: 0s\n"), HasSubstr(":3: tenants.burst: must be more than 0"));
+  EXPECT_THAT(refusal(head + "tier: gold\n"), HasSubstr("none of guaranteed, standard"));
+  EXPECT_THAT(refusal(head + "deadline: [1s]\n"), HasSubstr("must be a single value"));
+  EXPECT_THAT(refusal(head + "models: [[m]]\n"), HasSubstr("or a list of such"));
+  EXPECT_THAT(refusal(head + "models: ['a b']\n"), HasSubstr(":2: tenants.models: models are"));
+  EXPECT_THAT(refusal(head + "requests_per_minute: 90\n"), HasSubstr("is not a known key"));
 }
 
 TEST_F(ConfigTest, BeyondLoopbackNeedsTlsAndKeys) {
@@ -127,12 +152,86 @@ TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
   config.server.http.write_timeout = std::chrono::milliseconds(1500);
   config.server.http.listen.host = "::1";
   config.server.models = {{"m", "/a/b.gguf", ComputeMode::int8}};
-  config.server.tenants = {{.name = "a", .is_operator = true, .keys = {{std::string(64, 'a')}}}};
+  config.server.cluster.etcd = {"https://a:2379", "https://b:2379"};
+  config.server.cluster.etcd_prefix = "/blue/";
+  config.state_directory = "/var/lib/plimsoll";
+  config.join_token_file = "/run/token";
+  config.server.tenants = {{.name = "a", .is_operator = true, .keys = {{std::string(64, 'a')}}},
+                           {.name = "b",
+                            .tier = cluster::Tier::best_effort,
+                            .quota = {.requests_per_second = 1.0 / 3,
+                                      .burst_seconds = 1.5,
+                                      .cache_bytes = 3_MiB,
+                                      .prompt_tokens = 5,
+                                      .models = {"m", "n"}},
+                            .suspended = true}};
   const std::string shown = show_config(config);
   Config again;
   const auto loaded = load_config(write(shown), again);
   ASSERT_TRUE(loaded) << loaded.error().message << "\n" << shown;
   EXPECT_EQ(show_config(again), shown);
+  EXPECT_EQ(again.server.tenants, config.server.tenants);
+  EXPECT_EQ(again.server.cluster.etcd, config.server.cluster.etcd);
+}
+
+TEST_F(ConfigTest, EveryRoleKnowsWhereItsStateIs) {
+  setenv("XDG_STATE_HOME", "/states", 1);
+  const auto directory = [&](Role role, const std::string& given, bool etcd = false) {
+    Config config;
+    config.server.role = role;
+    config.server.models = {{"m", folder_ / "model.gguf", ComputeMode::automatic}};
+    config.server.cluster.name = "n1";
+    config.server.cluster.join = {"127.0.0.1:8090"};
+    config.cluster_listen = {"127.0.0.1", 8090, {}, {}};
+    if (etcd) config.server.cluster.etcd = {"http://127.0.0.1:2379"};
+    config.state_directory = given;
+    const auto done = complete_config(config);
+    return done ? config.server.cluster.state_directory.string() : done.error().message;
+  };
+  EXPECT_EQ(directory(Role::router, auto_directory), "/states/plimsoll/router");
+  EXPECT_EQ(directory(Role::node, auto_directory), "/states/plimsoll/node-n1");
+  EXPECT_EQ(directory(Role::all, auto_directory), "");
+  EXPECT_EQ(directory(Role::router, auto_directory, true), "") << "routers share theirs in etcd";
+  EXPECT_EQ(directory(Role::router, ""), "");
+  EXPECT_EQ(directory(Role::all, "/here"), "/here");
+  setenv("XDG_STATE_HOME", "relative", 1);
+  setenv("HOME", "/home/ada", 1);
+  EXPECT_EQ(directory(Role::router, auto_directory), "/home/ada/.local/state/plimsoll/router");
+  unsetenv("XDG_STATE_HOME");
+  unsetenv("HOME");
+  EXPECT_THAT(directory(Role::node, auto_directory), HasSubstr("no home folder"));
+}
+
+TEST_F(ConfigTest, AJoinTokenComesFromAFileThatNeedNotBeThere) {
+  Config config;
+  config.server.role = Role::node;
+  config.server.models = {{"m", folder_ / "model.gguf", ComputeMode::automatic}};
+  config.server.cluster.join = {"127.0.0.1:8090"};
+  config.state_directory = "";
+  config.join_token_file = folder_ / "token";
+  ASSERT_TRUE(complete_config(config));
+  EXPECT_EQ(config.server.cluster.join_token, "");
+  std::ofstream(config.join_token_file) << "plj-abc\n";
+  ASSERT_TRUE(complete_config(config));
+  EXPECT_EQ(config.server.cluster.join_token, "plj-abc");
+  EXPECT_THAT(show_config(config), Not(HasSubstr("plj-abc"))) << "the file's secret is shown";
+  std::ofstream(config.join_token_file) << "\n";
+  EXPECT_THAT(complete_config(config).error().message, HasSubstr("is empty"));
+  config.join_token = "plj-abc";
+  EXPECT_THAT(complete_config(config).error().message, HasSubstr("not both"));
+}
+
+TEST_F(ConfigTest, EtcdBeyondThisMachineNeedsTls) {
+  const std::string head = "cluster:\n  etcd: ";
+  EXPECT_THAT(refusal(head + "[http://10.0.0.1:2379]\n"), HasSubstr(":2: cluster.etcd: 'http://"));
+  EXPECT_THAT(refusal(head + "http://127.evil.example:2379\n"), HasSubstr("use https"));
+  EXPECT_THAT(refusal(head + "10.0.0.1:2379\n"), HasSubstr("is not https://HOST:PORT"));
+  EXPECT_THAT(refusal(head + "https://10.0.0.1\n"), HasSubstr("is not https://HOST:PORT"));
+  EXPECT_THAT(refusal(head + "[https://10.0.0.1:2379, 'http://[::1]:2379']\n"),
+              HasSubstr("it was accepted"));
+  EXPECT_THAT(refusal("cluster:\n  etcd_prefix: plimsoll\n"), HasSubstr("like /plimsoll/"));
+  EXPECT_THAT(refusal("cluster:\n  name: a/../b\n"), HasSubstr(":2: cluster.name: a node's name"));
+  EXPECT_THAT(refusal("cluster:\n  weight: 0\n"), HasSubstr("is not a number over 0"));
 }
 
 TEST_F(ConfigTest, EverySettingRoundTripsItsDefault) {
