@@ -97,7 +97,11 @@ class Directory {
 
   // ---- routers
   // Takes this router's name, then, called again within router_ttl, keeps it, with what is to be
-  // shown of it. Errors: already_exists (another router that is alive has the name), unavailable.
+  // shown of it; takes it again where it was lost meanwhile. Writes only what changed. Errors:
+  // already_exists (another router that is alive has the name, or one of this name crashed less
+  // than router_ttl ago), unavailable.
+  // Only for a store that routers share: one of a single process gives leases their whole time anew
+  // when it is opened, so that a router would be kept from its own name after each restart.
   static constexpr std::chrono::seconds router_ttl{6};
   Result<void> announce_router(const RouterRecord& own);
   void retire_router();  // gives the name back
@@ -117,7 +121,9 @@ class Directory {
   Result<cluster::QuotaLease> renew_lease(const std::string& tenant, double demand, double in_use,
                                           std::uint64_t now_ms);
 
-  // Called on a thread of the store after any record changed.
+  // Called on a thread of the store after a tenant, node or placement changed, by whomever; it sees
+  // the change. Must not block, and may call all that reads the view. A call that runs when the
+  // callback is replaced is waited for.
   void on_change(std::function<void()> callback);
 
  private:

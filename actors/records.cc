@@ -20,6 +20,8 @@ constexpr std::size_t max_name_bytes = 63;
 constexpr std::size_t max_model_bytes = 256;
 constexpr std::size_t max_source_bytes = 4096;
 constexpr std::size_t max_list = 4096;
+constexpr std::size_t max_address_bytes = 1024;
+constexpr std::size_t max_software_bytes = 256;
 // A packed message may promise a thousandfold of its own size.
 constexpr std::uint64_t max_unpacked_words = 1 << 20;
 
@@ -132,6 +134,9 @@ Result<void> check(const cluster::Tenant& tenant) {
       return refuse("keys", "a key is kept as the 64 lower-case hex digits of its SHA-256");
     }
   }
+  if (!tenant.declared.empty() && !is_sha256(tenant.declared)) {
+    return refuse("declared", "what was declared is kept as the 64 hex digits of its SHA-256");
+  }
   return {};
 }
 
@@ -168,11 +173,25 @@ Result<void> check(const ModelPlacement& placement) {
   return {};
 }
 
+Result<void> check(const RouterRecord& router) {
+  if (auto good = check_node_name(router.name); !good) return good;
+  if (router.address.size() > max_address_bytes) {
+    return refuse("address", "a router's address has at most 1024 bytes");
+  }
+  if (router.software.size() > max_software_bytes) {
+    return refuse("software", "the name of a router's software has at most 256 bytes");
+  }
+  if (!std::isfinite(router.tokens_per_second) || router.tokens_per_second < 0) {
+    return refuse("tokens_per_second", "tokens_per_second is a number of 0 or more");
+  }
+  return {};
+}
+
 // ---- tenants
 
-std::string encode(const cluster::Tenant& tenant) {
-  capnp::MallocMessageBuilder message;
-  auto out = message.initRoot<schema::TenantRecord>();
+namespace {
+
+void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   out.setName(reader(tenant.name));
   out.setTier(static_cast<schema::TenantRecord::Tier>(tenant.tier));
   out.setSuspended(tenant.suspended);
@@ -196,7 +215,24 @@ std::string encode(const cluster::Tenant& tenant) {
   quota.setGeneratedTokens(from.generated_tokens);
   quota.setDeadlineMs(from.deadline_ms);
   set_texts(quota.initModels(from.models.size()), from.models);
+  if (!tenant.declared.empty()) out.setDeclared(reader(tenant.declared));
+}
+
+}  // namespace
+
+std::string encode(const cluster::Tenant& tenant) {
+  capnp::MallocMessageBuilder message;
+  write(tenant, message.initRoot<schema::TenantRecord>());
   return bytes_of(message);
+}
+
+std::string canonical(const cluster::Tenant& tenant) {
+  capnp::MallocMessageBuilder message;
+  auto record = message.initRoot<schema::TenantRecord>();
+  write(tenant, record);
+  const auto words = capnp::canonicalize(record.asReader());
+  const auto bytes = words.asChars();
+  return std::string(bytes.begin(), bytes.size());
 }
 
 Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
@@ -229,6 +265,7 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     out.quota.generated_tokens = quota.getGeneratedTokens();
     out.quota.deadline_ms = quota.getDeadlineMs();
     out.quota.models = texts(quota.getModels());
+    out.declared = text(from.getDeclared());
     if (auto good = check(out); !good) return tl::unexpected(good.error());
     return out;
   };
@@ -244,13 +281,14 @@ std::string encode(const NodeRecord& node) {
   out.setSecretSha256(reader(node.secret_sha256));
   out.setCordoned(node.cordoned);
   out.setJoinedS(node.joined_s);
+  out.setDrainUntilMs(node.drain_until_ms);
   return bytes_of(message);
 }
 
 Result<NodeRecord> decode_node(std::string_view bytes) {
   const auto read = [](schema::NodeRecord::Reader from) -> Result<NodeRecord> {
     NodeRecord out{text(from.getName()), text(from.getSecretSha256()), from.getCordoned(),
-                   from.getJoinedS()};
+                   from.getJoinedS(), from.getDrainUntilMs()};
     if (auto good = check(out); !good) return tl::unexpected(good.error());
     return out;
   };
@@ -288,6 +326,31 @@ Result<JoinToken> decode_join_token(std::string_view bytes) {
     return JoinToken{from.getCreatedS(), from.getExpiresS()};
   };
   return read_record<schema::JoinTokenRecord>("join token", bytes, read);
+}
+
+// ---- routers
+
+std::string encode(const RouterEntry& entry) {
+  capnp::MallocMessageBuilder message;
+  auto out = message.initRoot<schema::RouterRecord>();
+  out.setName(reader(entry.router.name));
+  out.setAddress(reader(entry.router.address));
+  out.setSoftware(reader(entry.router.software));
+  out.setStreams(entry.router.streams);
+  out.setTokensPerSecond(entry.router.tokens_per_second);
+  out.setLease(entry.lease);
+  return bytes_of(message);
+}
+
+Result<RouterEntry> decode_router(std::string_view bytes) {
+  const auto read = [](schema::RouterRecord::Reader from) -> Result<RouterEntry> {
+    RouterEntry out{{text(from.getName()), text(from.getAddress()), text(from.getSoftware()),
+                     from.getStreams(), from.getTokensPerSecond()},
+                    from.getLease()};
+    if (auto good = check(out.router); !good) return tl::unexpected(good.error());
+    return out;
+  };
+  return read_record<schema::RouterRecord>("router", bytes, read);
 }
 
 // ---- usage

@@ -17,6 +17,9 @@ struct TenantRecord {
   isOperator @3 :Bool;
   keys @4 :List(Key);
   quota @5 :Quota;
+  declared @6 :Text;
+  # SHA-256, in lower-case hex, of the configuration's entry that the record was last brought to;
+  # empty: none.
 
   enum Tier {
     guaranteed @0;
@@ -27,7 +30,7 @@ struct TenantRecord {
     sha256 @0 :Text;
     # Lower-case hex. The key itself is nowhere.
     createdS @1 :UInt64;
-    # Times are Unix times, in seconds.
+    # Times are Unix times, in seconds. 0: it is the configuration's.
     expiresS @2 :UInt64;
     # 0: never.
   }
@@ -57,6 +60,21 @@ struct NodeRecord {
   # Lower-case hex, of what the node proves itself with when it comes back.
   cordoned @2 :Bool;
   joinedS @3 :UInt64;
+  drainUntilMs @4 :UInt64;
+  # Unix time, in milliseconds; 0: it does not drain.
+}
+
+struct RouterRecord {
+  # routers/NAME: a router that is alive. Goes with its lease.
+  name @0 :Text;
+  address @1 :Text;
+  # Of its RPC gateway.
+  software @2 :Text;
+  streams @3 :UInt32;
+  tokensPerSecond @4 :Float64;
+  lease @5 :UInt64;
+  # The store's name for the lease under which it was written: tells one's own record from that of
+  # another router of this name.
 }
 
 struct PlacementRecord {

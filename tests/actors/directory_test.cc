@@ -11,6 +11,10 @@
 #include <set>
 #include <thread>
 
+#include "actors/records.h"
+#include "actors/secrets.h"
+#include "tests/storage/kinds.h"
+
 namespace plimsoll {
 namespace {
 
@@ -41,8 +45,17 @@ class Changes {
   std::condition_variable changed_;
 };
 
-class DirectoryTest : public testing::Test {
+class DirectoryTest : public testing::TestWithParam<storage::Kind> {
  protected:
+  void SetUp() override {
+    auto opened = GetParam().open();
+    if (!opened.store) GTEST_SKIP() << "no etcd on this machine: install Debian's etcd-server";
+    needs_ = std::move(opened.needs);
+    store_ = std::move(opened.store);
+    one_ = open(store_, "router-1");
+    two_ = open(store_, "router-2");
+  }
+
   static std::unique_ptr<Directory> open(std::shared_ptr<storage::StateStore> store,
                                          const std::string& router) {
     auto directory = Directory::open(std::move(store), router);
@@ -56,12 +69,34 @@ class DirectoryTest : public testing::Test {
   }
   static cluster::Tenant acme() { return named("acme"); }
 
-  std::shared_ptr<storage::StateStore> store_ = storage::make_memory_store();
-  std::unique_ptr<Directory> one_ = open(store_, "router-1");
-  std::unique_ptr<Directory> two_ = open(store_, "router-2");
+  // As a configuration gives it, with a key.
+  static cluster::Tenant declared(const std::string& key) {
+    auto tenant = acme();
+    tenant.quota.models = {"m"};
+    tenant.keys = {{sha256_hex(key), 0, 0}};
+    return tenant;
+  }
+  std::uint64_t revision_of(const std::string& key) {
+    const auto entry = store_->get(key).value();
+    return entry ? entry->revision : 0;
+  }
+  // As if the router had not kept it alive.
+  void end_lease_of(const std::string& router) {
+    const auto entry = store_->get("routers/" + router).value();
+    ASSERT_TRUE(entry);
+    ASSERT_TRUE(store_->revoke(decode_router(entry->value).value().lease));
+  }
+
+  std::shared_ptr<void> needs_;
+  std::shared_ptr<storage::StateStore> store_;
+  std::unique_ptr<Directory> one_;
+  std::unique_ptr<Directory> two_;
 };
 
-TEST_F(DirectoryTest, WhatOneRouterChangesTheOtherSees) {
+INSTANTIATE_TEST_SUITE_P(All, DirectoryTest, testing::ValuesIn(storage::kinds_of_store()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(DirectoryTest, WhatOneRouterChangesTheOtherSees) {
   Changes changes(*two_);
   ASSERT_TRUE(one_->create_tenant(acme()));
   EXPECT_EQ(one_->tenant("acme"), acme()) << "one's own change is there at once";
@@ -78,7 +113,7 @@ TEST_F(DirectoryTest, WhatOneRouterChangesTheOtherSees) {
   EXPECT_TRUE(changes.wait([&] { return two_->tenants().empty(); }));
 }
 
-TEST_F(DirectoryTest, ARouterThatComesLaterSeesAll) {
+TEST_P(DirectoryTest, ARouterThatComesLaterSeesAll) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   ASSERT_TRUE(one_->place({"m", "/m.gguf", {"a"}}));
   const auto three = open(store_, "router-3");
@@ -86,7 +121,7 @@ TEST_F(DirectoryTest, ARouterThatComesLaterSeesAll) {
   EXPECT_THAT(three->placements(), ElementsAre(ModelPlacement{"m", "/m.gguf", {"a"}}));
 }
 
-TEST_F(DirectoryTest, RefusesWhatBreaksTheRules) {
+TEST_P(DirectoryTest, RefusesWhatBreaksTheRules) {
   EXPECT_EQ(one_->create_tenant(named("Not A Name")).error().code, ErrorCode::invalid_argument);
   ASSERT_TRUE(one_->create_tenant(acme()));
   EXPECT_EQ(two_->create_tenant(acme()).error().code, ErrorCode::already_exists);
@@ -118,7 +153,7 @@ TEST_F(DirectoryTest, RefusesWhatBreaksTheRules) {
   EXPECT_EQ(Directory::open(store_, "no/name").error().code, ErrorCode::invalid_argument);
 }
 
-TEST_F(DirectoryTest, ConflictingChangesAreBothApplied) {
+TEST_P(DirectoryTest, ConflictingChangesAreBothApplied) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   const auto add = [](Directory& directory) {
     for (int i = 0; i < 50; ++i) {
@@ -136,7 +171,7 @@ TEST_F(DirectoryTest, ConflictingChangesAreBothApplied) {
   EXPECT_TRUE(changes.wait([&] { return one_->tenant("acme")->quota.sequences == 164; }));
 }
 
-TEST_F(DirectoryTest, ARotatedKeyStaysValidForItsGrace) {
+TEST_P(DirectoryTest, ARotatedKeyStaysValidForItsGrace) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   const auto old = one_->rotate_key("acme", now_s, 0).value();
   EXPECT_TRUE(std::regex_match(old, std::regex("pl-[A-Za-z0-9_-]{43}"))) << old;
@@ -161,7 +196,7 @@ TEST_F(DirectoryTest, ARotatedKeyStaysValidForItsGrace) {
   EXPECT_FALSE(one_->find_key(last, now_s + 2000));
 }
 
-TEST_F(DirectoryTest, KeysAreNowhereInTheStore) {
+TEST_P(DirectoryTest, KeysAreNowhereInTheStore) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   const std::set<std::string> secrets{one_->rotate_key("acme", now_s, 0).value(),
                                       one_->create_join_token(now_s, 60).value()};
@@ -173,7 +208,7 @@ TEST_F(DirectoryTest, KeysAreNowhereInTheStore) {
   }
 }
 
-TEST_F(DirectoryTest, KeysCannotBeHeapedUp) {
+TEST_P(DirectoryTest, KeysCannotBeHeapedUp) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   Result<std::string> last = std::string();
   for (int i = 0; last && i < 100; ++i) last = one_->rotate_key("acme", now_s, 60);
@@ -182,7 +217,68 @@ TEST_F(DirectoryTest, KeysCannotBeHeapedUp) {
   EXPECT_TRUE(one_->rotate_key("acme", now_s + 60, 0));
 }
 
-TEST_F(DirectoryTest, AJoinTokenLetsOneNodeIn) {
+TEST_P(DirectoryTest, ADeclarationIsAppliedOnceAndWhenItChanges) {
+  auto tenant = declared("first");
+  tenant.keys[0].created_s = 7;  // whatever is said: it is the configuration's
+  ASSERT_TRUE(one_->declare_tenant(tenant));
+  tenant.keys[0].created_s = 0;
+  EXPECT_EQ(one_->find_key("first", now_s)->quota, tenant.quota);
+  const auto digest = one_->tenant("acme")->declared;
+  EXPECT_EQ(digest.size(), 64u);
+
+  // What changes at run time holds, over a restart with the same configuration too.
+  ASSERT_TRUE(one_->change_tenant("acme", [](cluster::Tenant& t) -> Result<void> {
+    t.suspended = true;
+    t.quota.sequences = 3;
+    return {};
+  }));
+  const auto fresh = one_->rotate_key("acme", now_s, 60).value();
+  EXPECT_EQ(one_->tenant("acme")->declared, digest);
+  EXPECT_EQ(one_->tenant("acme")->keys[0], (cluster::ApiKey{sha256_hex("first"), 0, now_s + 60}));
+  const auto before = revision_of("config/tenants/acme");
+  ASSERT_TRUE(two_->declare_tenant(tenant));
+  EXPECT_EQ(revision_of("config/tenants/acme"), before) << "nothing new: nothing written";
+  EXPECT_EQ(two_->tenant("acme")->quota.sequences, 3u) << "and it is known at once";
+
+  auto changed = declared("second");
+  changed.tier = cluster::Tier::guaranteed;
+  changed.is_operator = true;
+  changed.quota.sequences = 5;
+  ASSERT_TRUE(one_->declare_tenant(changed));
+  const auto now = one_->tenant("acme").value();
+  EXPECT_EQ(now.tier, cluster::Tier::guaranteed);
+  EXPECT_TRUE(now.is_operator);
+  EXPECT_FALSE(now.suspended);
+  EXPECT_EQ(now.quota, changed.quota);
+  EXPECT_NE(now.declared, digest);
+  EXPECT_EQ(now.keys, (std::vector<cluster::ApiKey>{{sha256_hex("second"), 0, 0},
+                                                    {sha256_hex(fresh), now_s, 0}}));
+  EXPECT_FALSE(one_->find_key("first", now_s));
+  EXPECT_TRUE(one_->find_key("second", now_s));
+  EXPECT_TRUE(one_->find_key(fresh, now_s)) << "it was made at run time";
+
+  EXPECT_EQ(one_->declare_tenant(named("Not A Name")).error().code, ErrorCode::invalid_argument);
+}
+
+TEST_P(DirectoryTest, RoutersMayDeclareTheSameAtTheSameMoment) {
+  for (int round = 0; round < 10; ++round) {
+    auto tenant = declared("key");
+    tenant.quota.sequences = 10 + static_cast<std::uint32_t>(round);
+    std::atomic<int> good = 0;
+    const auto declare = [&](Directory& directory) {
+      if (directory.declare_tenant(tenant)) ++good;
+    };
+    {
+      std::jthread a([&] { declare(*one_); }), b([&] { declare(*two_); });
+    }
+    EXPECT_EQ(good, 2);
+    EXPECT_EQ(one_->tenant("acme"), two_->tenant("acme"));
+    EXPECT_EQ(one_->tenant("acme")->quota, tenant.quota);
+    EXPECT_EQ(one_->tenant("acme")->keys, tenant.keys);
+  }
+}
+
+TEST_P(DirectoryTest, AJoinTokenLetsOneNodeIn) {
   const auto token = one_->create_join_token(now_s, 60).value();
   EXPECT_TRUE(std::regex_match(token, std::regex("plj-[A-Za-z0-9_-]{43}"))) << token;
   EXPECT_EQ(two_->join_tokens().value().size(), 1u);
@@ -210,7 +306,24 @@ TEST_F(DirectoryTest, AJoinTokenLetsOneNodeIn) {
   EXPECT_EQ(two_->set_cordoned("n", true).error().code, ErrorCode::not_found);
 }
 
-TEST_F(DirectoryTest, ARevokedJoinTokenLetsNobodyIn) {
+TEST_P(DirectoryTest, ANodeIsWelcomeAgainAndKeepsItsRecord) {
+  EXPECT_EQ(one_->welcome_node("n/", now_s).error().code, ErrorCode::invalid_argument);
+  const auto first = one_->welcome_node("n", now_s).value();
+  EXPECT_TRUE(one_->check_node("n", first));
+  ASSERT_TRUE(one_->set_cordoned("n", true));
+  ASSERT_TRUE(one_->set_drain("n", 1000 * now_s));
+  const auto second = one_->welcome_node("n", now_s + 5).value();
+  EXPECT_FALSE(one_->check_node("n", first));
+  EXPECT_TRUE(one_->check_node("n", second));
+  EXPECT_THAT(one_->nodes(),
+              ElementsAre(NodeRecord{"n", sha256_hex(second), true, now_s, 1000 * now_s}));
+  ASSERT_TRUE(one_->set_drain("n", 0));
+  EXPECT_EQ(one_->nodes()[0].drain_until_ms, 0u);
+  EXPECT_TRUE(one_->nodes()[0].cordoned);
+  EXPECT_EQ(one_->set_drain("m", 1).error().code, ErrorCode::not_found);
+}
+
+TEST_P(DirectoryTest, ARevokedJoinTokenLetsNobodyIn) {
   const auto token = one_->create_join_token(now_s, 60).value();
   const auto id = one_->join_tokens().value()[0].id;
   EXPECT_EQ(one_->revoke_join_token("0").error().code, ErrorCode::not_found);
@@ -219,7 +332,7 @@ TEST_F(DirectoryTest, ARevokedJoinTokenLetsNobodyIn) {
   EXPECT_EQ(one_->create_join_token(now_s, 0).error().code, ErrorCode::invalid_argument);
 }
 
-TEST_F(DirectoryTest, UnderARaceAJoinTokenIsSpentOnce) {
+TEST_P(DirectoryTest, UnderARaceAJoinTokenIsSpentOnce) {
   for (int round = 0; round < 20; ++round) {
     const auto token = one_->create_join_token(now_s, 60).value();
     std::atomic<int> admitted = 0, refused = 0;
@@ -237,7 +350,74 @@ TEST_F(DirectoryTest, UnderARaceAJoinTokenIsSpentOnce) {
   EXPECT_EQ(open(store_, "router-3")->nodes().size(), 20u);
 }
 
-TEST_F(DirectoryTest, UsageOfAllRoutersIsSummedAndGoesOn) {
+TEST_P(DirectoryTest, RoutersThatAreAliveAreSeen) {
+  RouterRecord first{"router-1", "10.0.0.1:7000", "plimsoll 1", 2, 3.5};
+  const RouterRecord second{"router-2", "10.0.0.2:7000", "plimsoll 1", 0, 0};
+  EXPECT_EQ(one_->announce_router(second).error().code, ErrorCode::invalid_argument);
+  ASSERT_TRUE(one_->announce_router(first));
+  ASSERT_TRUE(two_->announce_router(second));
+  EXPECT_THAT(one_->routers().value(), ElementsAre(first, second));
+  const auto written = revision_of("routers/router-1");
+  ASSERT_TRUE(one_->announce_router(first));
+  EXPECT_EQ(revision_of("routers/router-1"), written) << "nothing new: nothing written";
+  first.streams = 9;
+  ASSERT_TRUE(one_->announce_router(first));
+  EXPECT_THAT(two_->routers().value(), ElementsAre(first, second));
+  two_->retire_router();
+  two_->retire_router();
+  EXPECT_THAT(one_->routers().value(), ElementsAre(first));
+  ASSERT_TRUE(two_->announce_router(second));
+  EXPECT_EQ(one_->routers().value().size(), 2u);
+}
+
+TEST_P(DirectoryTest, ARoutersNameIsItsOwnWhileItLives) {
+  const RouterRecord own{"router-1", "10.0.0.1:7000", "plimsoll 1", 0, 0};
+  auto others = own;
+  others.address = "10.0.0.9:7000";
+  auto namesake = open(store_, "router-1");
+  ASSERT_TRUE(one_->announce_router(own));
+  for (const auto& announced : {others, own}) {  // a namesake that looks the same is another too
+    const auto refused = namesake->announce_router(announced);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::already_exists);
+    EXPECT_GT(refused.error().retry_after_ms, 0u);
+  }
+  namesake->retire_router();  // what is not its own
+  EXPECT_THAT(two_->routers().value(), ElementsAre(own));
+  // Lost and still free: taken again, though the record is the same.
+  end_lease_of("router-1");
+  EXPECT_THAT(two_->routers().value(), IsEmpty());
+  ASSERT_TRUE(one_->announce_router(own));
+  EXPECT_THAT(two_->routers().value(), ElementsAre(own));
+  // Lost to another.
+  end_lease_of("router-1");
+  ASSERT_TRUE(namesake->announce_router(others));
+  EXPECT_EQ(one_->announce_router(own).error().code, ErrorCode::already_exists);
+  one_->retire_router();
+  EXPECT_THAT(two_->routers().value(), ElementsAre(others));
+}
+
+TEST_P(DirectoryTest, OfRoutersOfOneNameOneIsAnnounced) {
+  auto namesake = open(store_, "router-1");
+  for (int round = 0; round < 10; ++round) {
+    std::atomic<int> good = 0, refused = 0;
+    const auto announce = [&](Directory& directory, const std::string& address) {
+      const auto done = directory.announce_router({"router-1", address, "", 0, 0});
+      if (done) ++good;
+      if (!done && done.error().code == ErrorCode::already_exists) ++refused;
+    };
+    {
+      std::jthread a([&] { announce(*one_, "a"); }), b([&] { announce(*namesake, "b"); });
+    }
+    EXPECT_EQ(good, 1);
+    EXPECT_EQ(refused, 1);
+    one_->retire_router();
+    namesake->retire_router();
+    EXPECT_THAT(two_->routers().value(), IsEmpty());
+  }
+}
+
+TEST_P(DirectoryTest, UsageOfAllRoutersIsSummedAndGoesOn) {
   const cluster::Usage a{1, 10, 2, 20, 1.5, {{"tenant_rate", 1}}};
   const cluster::Usage b{2, 20, 0, 30, 2.5, {{"shed", 4}}};
   ASSERT_TRUE(one_->save_usage({{"acme", a}}));
@@ -257,14 +437,14 @@ TEST_F(DirectoryTest, UsageOfAllRoutersIsSummedAndGoesOn) {
   EXPECT_EQ(one_->usage().value().at("acme"), sum);
 }
 
-TEST_F(DirectoryTest, UnchangedUsageIsNotWrittenAgain) {
+TEST_P(DirectoryTest, UnchangedUsageIsNotWrittenAgain) {
   ASSERT_TRUE(one_->save_usage({{"acme", {1, 2, 0, 3, 0, {}}}}));
   const auto before = store_->get("usage/router-1").value()->revision;
   ASSERT_TRUE(one_->save_usage({{"acme", {1, 2, 0, 3, 0, {}}}}));
   EXPECT_EQ(store_->get("usage/router-1").value()->revision, before);
 }
 
-TEST_F(DirectoryTest, RoutersDivideAQuotaByTheirLeases) {
+TEST_P(DirectoryTest, RoutersDivideAQuotaByTheirLeases) {
   std::uint64_t now_ms = now_s * 1000;
   double first = 0, second = 0;
   for (int i = 0; i < 20; ++i, now_ms += 1000) {
@@ -278,7 +458,7 @@ TEST_F(DirectoryTest, RoutersDivideAQuotaByTheirLeases) {
   EXPECT_EQ(one_->tenants().size(), 0u);
 }
 
-TEST_F(DirectoryTest, ABadRecordStopsNothingAndCanBeRemoved) {
+TEST_P(DirectoryTest, ABadRecordStopsNothingAndCanBeRemoved) {
   ASSERT_TRUE(one_->create_tenant(acme()));
   ASSERT_TRUE(store_->put("config/tenants/bad", "no record"));
   ASSERT_TRUE(store_->put("config/later/kind", "of a newer build"));

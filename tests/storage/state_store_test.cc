@@ -5,13 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
-#include <memory>
-#include <ostream>
-#include <stdexcept>
 #include <thread>
 
-#include "tests/storage/etcd_server.h"
+#include "tests/storage/kinds.h"
 #include "tests/storage/testing.h"
 
 namespace plimsoll::storage {
@@ -20,19 +16,6 @@ namespace {
 using namespace std::chrono_literals;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-// A store and what it needs to live.
-struct Opened {
-  std::shared_ptr<void> needs;
-  std::unique_ptr<StateStore> store;
-};
-struct Kind {
-  std::string name;
-  std::function<Opened()> open;  // no store: skip
-  std::chrono::milliseconds short_lease;
-};
-
-void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 class StoreTest : public testing::TestWithParam<Kind> {
  protected:
@@ -241,28 +224,7 @@ TEST_P(StoreTest, AnEndedWatchIsSilent) {
   EXPECT_THAT(log.changes(), IsEmpty());
 }
 
-Opened open_memory() { return {{}, make_memory_store()}; }
-Opened open_embedded() {
-  auto directory = std::make_shared<TemporaryDirectory>();
-  auto store = open_embedded_store(directory->path());
-  if (!store) throw std::runtime_error(to_string(store.error()));
-  return {std::move(directory), std::move(*store)};
-}
-
-// All of them in one server, under a prefix each.
-Opened open_etcd() {
-  if (!EtcdServer::installed()) return {};
-  static const EtcdServer server;
-  static int clusters = 0;
-  auto store = open_etcd_store(server.options("/cluster-" + std::to_string(++clusters) + "/"));
-  if (!store) throw std::runtime_error(to_string(store.error()));
-  return {{}, std::move(*store)};
-}
-
-INSTANTIATE_TEST_SUITE_P(All, StoreTest,
-                         testing::Values(Kind{"Memory", open_memory, 100ms},
-                                         Kind{"Embedded", open_embedded, 100ms},
-                                         Kind{"Etcd", open_etcd, 1s}),
+INSTANTIATE_TEST_SUITE_P(All, StoreTest, testing::ValuesIn(kinds_of_store()),
                          [](const auto& info) { return info.param.name; });
 
 // A watcher slower than the writers is not sent every change, but it is brought up to date.

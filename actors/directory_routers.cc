@@ -1,0 +1,139 @@
+// What routers say of themselves and divide among them: who is alive, usage, quota leases.
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <utility>
+
+#include "actors/directory_impl.h"
+
+namespace plimsoll {
+
+// ---------------------------------------------------------------- routers
+
+Result<void> Directory::announce_router(const RouterRecord& own) {
+  if (auto good = check(own); !good) return good;
+  if (own.name != impl_->router) {
+    return fail(Error(ErrorCode::invalid_argument,
+                      "router '" + impl_->router + "' cannot announce itself as '" + own.name + "'")
+                    .with_param("name"));
+  }
+  const std::lock_guard lock(impl_->announce_mutex);
+  auto& lease = impl_->announced_lease;
+  if (lease != 0) {
+    const auto kept = impl_->store->keep_alive(lease);
+    if (!kept && kept.error().code != ErrorCode::not_found) return kept;
+    if (!kept) impl_->give_up_name();
+    if (kept && impl_->announced == own) return {};
+  }
+  const auto key = Impl::routers_prefix + own.name;
+  for (int attempt = 0; attempt < Impl::max_attempts; ++attempt) {
+    const auto entry = impl_->store->get(key);
+    if (!entry) return fail(entry.error());
+    if (*entry) {
+      const auto stored = decode_router((*entry)->value);
+      if (!stored) return fail(stored.error());
+      if (lease == 0 || stored->lease != lease) {
+        impl_->give_up_name();
+        return fail(Error(ErrorCode::already_exists,
+                          "a router named '" + own.name + "' is alive at " +
+                              stored->router.address +
+                              "; give each its own name (that of one that crashed is free again "
+                              "within " +
+                              std::to_string(router_ttl.count()) + " seconds)")
+                        .retry_after(static_cast<std::uint32_t>(router_ttl.count() * 1000)));
+      }
+    }
+    if (lease == 0) {
+      const auto granted = impl_->store->grant(router_ttl);
+      if (!granted) return fail(granted.error());
+      lease = *granted;
+    }
+    const auto put = impl_->store->put(key, encode(RouterEntry{own, lease}),
+                                       *entry ? (*entry)->revision : 0, lease);
+    if (put) {
+      impl_->announced = own;
+      return {};
+    }
+    // Another router of this name was faster, or an earlier write of our own was only late.
+    impl_->announced.reset();
+    if (!is_conflict(put.error())) return fail(put.error());
+  }
+  return fail(contended(key));
+}
+
+void Directory::retire_router() {
+  const std::lock_guard lock(impl_->announce_mutex);
+  impl_->give_up_name();
+}
+
+// Its record goes with the lease. Where the store cannot be reached, the lease ends by itself.
+void Directory::Impl::give_up_name() {
+  if (announced_lease != 0) (void)store->revoke(announced_lease);
+  announced_lease = 0;
+  announced.reset();
+}
+
+Result<std::vector<RouterRecord>> Directory::routers() const {
+  const auto entries = impl_->store->list(Impl::routers_prefix);
+  if (!entries) return fail(entries.error());
+  std::vector<RouterRecord> out;
+  for (const auto& entry : *entries) {
+    auto stored = decode_router(entry.value);
+    if (!stored) return fail(stored.error());
+    out.push_back(std::move(stored->router));
+  }
+  return out;
+}
+
+// ---------------------------------------------------------------- usage and quota leases
+
+Result<void> Directory::save_usage(const std::map<std::string, cluster::Usage>& own) {
+  {
+    const std::shared_lock lock(impl_->mutex);
+    if (own == impl_->own_usage) return {};
+  }
+  const auto revision = impl_->store->put(Impl::usage_prefix + impl_->router, encode(own));
+  if (!revision) return fail(revision.error());
+  const std::unique_lock lock(impl_->mutex);
+  impl_->own_usage = own;
+  return {};
+}
+
+std::map<std::string, cluster::Usage> Directory::own_usage() const {
+  const std::shared_lock lock(impl_->mutex);
+  return impl_->own_usage;
+}
+
+Result<std::map<std::string, cluster::Usage>> Directory::usage() const {
+  const auto entries = impl_->store->list(Impl::usage_prefix);
+  if (!entries) return fail(entries.error());
+  UsageByTenant sum;
+  for (const auto& entry : *entries) {
+    const auto part = decode_usage(entry.value);
+    if (!part) return part;
+    for (const auto& [tenant, used] : *part) sum[tenant] += used;
+  }
+  return sum;
+}
+
+Result<cluster::QuotaLease> Directory::renew_lease(const std::string& tenant, double demand,
+                                                   double in_use, std::uint64_t now_ms) {
+  const auto key = Impl::leases_prefix + tenant;
+  for (int attempt = 0; attempt < Impl::max_attempts; ++attempt) {
+    const auto entry = impl_->store->get(key);
+    if (!entry) return fail(entry.error());
+    cluster::QuotaLease before;
+    if (*entry) {
+      auto read = decode_quota_lease((*entry)->value);
+      if (!read) return read;
+      before = std::move(*read);
+    }
+    const auto after = cluster::renew(before, impl_->router, demand, in_use, now_ms);
+    const auto put = impl_->store->put(key, encode(after), *entry ? (*entry)->revision : 0);
+    if (put) return after;
+    if (!is_conflict(put.error())) return fail(put.error());
+  }
+  return fail(contended(key));
+}
+
+}  // namespace plimsoll
