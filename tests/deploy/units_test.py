@@ -49,6 +49,15 @@ def test_hardening_does_not_erode(unit):
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_state_is_where_the_unit_may_write(role):
+    unit = (UNITS / f"plimsoll-{role}.service").read_text()
+    config = yaml.safe_load((ROOT / f"deploy/etc/plimsoll/{role}.yaml").read_text())
+    folders = re.search(r"^StateDirectory=(.*)$", unit, re.M).group(1).split()
+    state = config["cluster"]["state_directory"]
+    assert any(state.startswith(f"/var/lib/{folder}/") for folder in folders)
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_stopping_waits_for_the_drain(role):
     unit = (UNITS / f"plimsoll-{role}.service").read_text()
     config = yaml.safe_load((ROOT / f"deploy/etc/plimsoll/{role}.yaml").read_text())
