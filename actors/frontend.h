@@ -126,12 +126,20 @@ struct ModelCard {
   std::uint32_t context_tokens = 0;  // as served
 };
 
+// How far a node is with a model. `reason`: why it failed, or is of no use to this router.
+struct ReplicaStatus {
+  std::string model;
+  std::string state;  // loading, ready, failed
+  std::string reason;
+};
+
 struct NodeStatus {
   std::string name;
   std::string state;                                        // joining, ready, draining, lost
   std::vector<std::pair<std::string, EngineStats>> models;  // by model name
-  std::string address;                                      // "local": in this process
-  std::string version;                                      // of its software
+  std::vector<ReplicaStatus> replicas;
+  std::string address;  // "local": in this process
+  std::string version;  // of its software
   std::uint64_t epoch = 0;
   double weight = 1;
   double slow_factor = 1;  // below 1: slower than its peers, and gets less

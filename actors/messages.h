@@ -9,6 +9,7 @@
 // requests (submissions), and by the engines' queues.
 #pragma once
 
+#include <atomic>
 #include <caf/all.hpp>
 #include <cstdint>
 #include <functional>
@@ -137,6 +138,7 @@ struct LoadModel {
   std::string name;
   std::string source;
   std::string version;
+  bool operator==(const LoadModel&) const = default;
 };
 struct UnloadModel {
   std::string name;
@@ -145,6 +147,7 @@ struct UnloadModel {
 struct PlacedModel {
   LoadModel model;
   std::vector<std::string> nodes;
+  bool operator==(const PlacedModel&) const = default;
 };
 struct SetPlacements {
   std::vector<PlacedModel> models;
@@ -161,9 +164,20 @@ struct InRouter {
 };
 
 struct ServedEngine;
-// From the thread that loads a model to its node.
+// One attempt at loading a model. Who reads `wanted` as false need not begin, or has worked in
+// vain.
+struct LoadAttempt {
+  LoadModel request;
+  std::atomic<bool> wanted{true};
+};
+using LoadAttemptPtr = std::shared_ptr<LoadAttempt>;
+// From a node to its loader: an engine to end.
+struct RetireEngine {
+  std::shared_ptr<ServedEngine> engine;
+};
+// From the loader to its node.
 struct EngineLoaded {
-  std::string model;
+  LoadAttemptPtr attempt;
   std::shared_ptr<ServedEngine> engine;  // null: `error` says why
   std::optional<Error> error;
 };
@@ -171,6 +185,9 @@ struct EngineLoaded {
 }  // namespace plimsoll
 // These never leave the process.
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::InRouter)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::SetPlacements)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::LoadAttemptPtr)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::RetireEngine)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::EngineLoaded)
 namespace plimsoll {
 
@@ -225,8 +242,10 @@ using NodeActor =
 using RouterActor = NodeListener::extend<
     caf::reacts_to<SubmitStream, StreamSink>, caf::reacts_to<EmbedTokens, EmbedSink>,
     caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>, caf::reacts_to<NodeUp, NodeActor>,
-    caf::reacts_to<ModelEntry>, caf::reacts_to<Drain>, caf::reacts_to<EndAllAtom>,
-    caf::reacts_to<InRouter>, caf::reacts_to<TickAtom>>;
+    caf::reacts_to<ModelEntry>, caf::reacts_to<SetPlacements>, caf::reacts_to<Drain>,
+    caf::reacts_to<EndAllAtom>, caf::reacts_to<InRouter>, caf::reacts_to<TickAtom>>;
+// Loads a node's models and ends its engines, one after the other and in order.
+using LoaderActor = caf::typed_actor<caf::reacts_to<LoadAttemptPtr>, caf::reacts_to<RetireEngine>>;
 using GovernorActor = caf::typed_actor<caf::reacts_to<TickAtom>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
@@ -298,7 +317,7 @@ PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
 PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
 PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
 PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version)
-PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error)
+PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error, x.placed)
 PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,
                  x.memory_used_bytes, x.memory_limit_bytes, x.probe, x.round_trip_seconds)
 PLIMSOLL_INSPECT(SetPressure, x.level, x.used_bytes, x.limit_bytes)

@@ -1,11 +1,14 @@
 #include "actors/model_loader.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <ctime>
 #include <thread>
 #include <utility>
+
+#include "actors/governor.h"
 
 namespace plimsoll {
 namespace {
@@ -83,8 +86,30 @@ Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEnt
   return out;
 }
 
+Result<Charge> ModelLoader::promise_kv() const {
+  const auto sample = process_sampler(config_.memory_limit_bytes)();
+  if (!sample) return fail(sample.error());
+  std::int64_t rest = ledger_.total_bytes(MemoryKind::anonymous);
+  for (const auto& row : ledger_.snapshot()) {
+    const bool kv = row.component == Component::kv && row.kind == MemoryKind::anonymous;
+    if (kv) rest -= row.bytes;
+  }
+  const auto limit = static_cast<std::int64_t>(sample->limit_bytes);
+  const auto wanted = static_cast<std::int64_t>(config_.engine.kv_bytes);
+  const std::int64_t promised = kv_promised_.bytes();
+  const std::int64_t free = limit - promised - rest;
+  if (wanted <= free) return Charge(kv_promised_, config_.engine.kv_bytes);
+  return fail(ErrorCode::resource_exhausted,
+              fmt::format("{} bytes of KV memory do not fit: of {} bytes, the memory limit, {} are "
+                          "promised to the KV of other models and {} taken by all else, which "
+                          "leaves {}; lower engine.kv_memory, or unload another model",
+                          wanted, limit, promised, rest, std::max<std::int64_t>(0, free)));
+}
+
 Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptions& options,
                                        ModelEntry& entry, ServedEngine& out) const {
+  auto promised = promise_kv();
+  if (!promised) return fail(std::move(promised.error()));
   auto causal = source_.causal(model, options);
   if (!causal) return fail(std::move(causal.error()));
   const auto& settings = config_.engine;
@@ -112,6 +137,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
       Engine::start(std::move(*causal), config, ledger_, make_engine_sink(inbox_, ledger_));
   if (!engine) return fail(std::move(engine.error()));
   out.engine = std::move(*engine);
+  out.kv_promised = std::move(*promised);
   return {};
 }
 

@@ -21,7 +21,7 @@ class ModelLoader {
   // Called while weights are packed: the model's name, bytes done, bytes in all.
   using Progress = std::function<void(const std::string&, std::uint64_t, std::uint64_t)>;
 
-  // Everything given outlives the loader and, of the ledger, what it loads.
+  // Everything given outlives the loader; the loader and the ledger outlive what it loads.
   ModelLoader(const ServerConfig& config, const ModelSource& source, Ledger& ledger,
               std::shared_ptr<NodeInbox> inbox)
       : config_(config), source_(source), ledger_(ledger), inbox_(std::move(inbox)) {}
@@ -32,7 +32,8 @@ class ModelLoader {
   Result<ClusterFrontend::Served> load_text(const ModelConfig& model,
                                             const ModelEntry& entry) const;
   // The weights, and a thread that runs them. May lower entry.context_tokens to what the KV memory
-  // holds.
+  // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if its KV
+  // memory does not fit under the memory limit beside what is promised already.
   Result<ServedEngine> load_engine(const ModelConfig& model, ModelEntry& entry,
                                    const Progress& progress = {}) const;
 
@@ -41,11 +42,13 @@ class ModelLoader {
                             ServedEngine& out) const;
   Result<void> start_embedding(const ModelConfig& model, LoadOptions options,
                                ServedEngine& out) const;
+  Result<Charge> promise_kv() const;
 
   const ServerConfig& config_;
   const ModelSource& source_;
   Ledger& ledger_;
   std::shared_ptr<NodeInbox> inbox_;
+  mutable Account kv_promised_;  // what the KV pools of its engines may grow to, in all
 };
 
 }  // namespace plimsoll

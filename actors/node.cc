@@ -34,9 +34,15 @@ struct NodeState {
   Self self;
   NodeConfig config;
   Account* queues = nullptr;
-  std::vector<NodeListener> listeners;         // where the heartbeats go
-  std::map<std::string, std::string> loading;  // models, and why one failed
-  SetPressure pressure;                        // as the governor last said
+  std::vector<NodeListener> listeners;  // where the heartbeats go
+  LoaderActor loader;
+  // By model: what was not loaded yet, or could not be.
+  struct Loading {
+    LoadAttemptPtr attempt;
+    std::string error;
+  };
+  std::map<std::string, Loading> loading;
+  SetPressure pressure;  // as the governor last said
   bool draining = false;
 
   // What is in an engine now, and who asked for it.
@@ -53,6 +59,13 @@ struct NodeState {
     return nullptr;
   }
 
+  // The router will hear of it with the next report; until then it tries elsewhere.
+  tl::unexpected<Error> not_here(const std::string& kind, const std::string& model) const {
+    return fail(Error(ErrorCode::unavailable,
+                      "node '" + config.name + "' runs no " + kind + " model named '" + model + "'")
+                    .retry_after(1000));
+  }
+
   void submit(SubmitStream& request, const NodeListener& owner) {
     auto* served = find(request.model);
     const auto deadline = in_ms(request.deadline_ms);
@@ -60,9 +73,7 @@ struct NodeState {
     for (auto& spec : request.sequences) {
       Result<void> accepted;
       if (served == nullptr || served->engine == nullptr) {
-        accepted =
-            fail(ErrorCode::not_found,
-                 "node '" + config.name + "' runs no language model named '" + request.model + "'");
+        accepted = not_here("language", request.model);
       } else {
         SequenceRequest sequence;
         sequence.id = spec.id;
@@ -96,9 +107,7 @@ struct NodeState {
     auto* served = find(request.model);
     Result<void> accepted;
     if (served == nullptr || served->embedding == nullptr) {
-      accepted =
-          fail(ErrorCode::not_found,
-               "node '" + config.name + "' runs no embedding model named '" + request.model + "'");
+      accepted = not_here("embedding", request.model);
     } else {
       const RequestId id = request.id;
       accepted = served->embedding->submit(
@@ -199,52 +208,59 @@ struct NodeState {
       report.models.emplace_back(served.model, served.engine
                                                    ? served.engine->stats()
                                                    : as_engine_stats(served.embedding->stats()));
-      report.replicas.push_back({served.model, served.version, {}});
+      report.replicas.push_back({served.model, served.version, {}, served.placed});
     }
-    for (const auto& [model, error] : loading) report.replicas.push_back({model, {}, error});
+    for (const auto& [model, load] : loading) {
+      report.replicas.push_back({model, {}, load.error, true});
+    }
     for (const auto& listener : listeners) self->send(listener, report);
   }
 
-  // On a thread of its own; the node goes on.
   void load(const LoadModel& request) {
-    const auto served = std::ranges::find(config.engines, request.name, &ServedEngine::model);
+    if (draining || find(request.name) != nullptr) return;
     const auto known = loading.find(request.name);
-    if (served != config.engines.end() || (known != loading.end() && known->second.empty())) return;
-    loading[request.name].clear();
-    if (!config.load) {
-      loading[request.name] = "this node loads no models at run time";
-      return report();
+    if (known != loading.end() && known->second.error.empty()) return;
+    auto attempt = std::make_shared<LoadAttempt>();
+    attempt->request = request;
+    auto& load = loading[request.name];
+    load = {attempt, {}};
+    if (config.load) {
+      self->send(loader, std::move(attempt));
+    } else {
+      load.error = "this node loads no models at run time";
     }
-    self->spawn<caf::detached>([load = config.load, request, node = NodeActor(self)] {
-      EngineLoaded loaded{request.name, nullptr, {}};
-      if (auto engine = load(request)) {
-        loaded.engine = std::make_shared<ServedEngine>(std::move(*engine));
-      } else {
-        loaded.error = std::move(engine.error());
-      }
-      caf::anon_send(node, std::move(loaded));
-    });
     report();
   }
 
   void loaded(EngineLoaded& message) {
-    if (!loading.contains(message.model)) return;  // it was unloaded meanwhile
+    const auto& model = message.attempt->request.name;
+    if (!message.attempt->wanted) {  // it was unloaded meanwhile
+      return self->send(loader, RetireEngine{std::move(message.engine)});
+    }
     if (message.engine) {
-      spdlog::info("event=model_loaded model={} version={}", message.model,
-                   message.engine->version);
-      loading.erase(message.model);
+      spdlog::info("event=model_loaded model={} version={}", model, message.engine->version);
+      loading.erase(model);
+      message.engine->placed = true;
+      if (message.engine->engine) message.engine->engine->set_pressure(pressure.level);
       config.engines.push_back(std::move(*message.engine));
     } else {
-      spdlog::error("event=model_failed model={} error=\"{}\"", message.model,
-                    to_string(*message.error));
-      loading[message.model] = message.error->message;
+      spdlog::error("event=model_failed model={} error=\"{}\"", model, to_string(*message.error));
+      loading.at(model).error = message.error->message;
     }
+    report();
+  }
+
+  void forget_loading(const std::string& model) {
+    const auto it = loading.find(model);
+    if (it == loading.end()) return;
+    it->second.attempt->wanted = false;
+    loading.erase(it);
     report();
   }
 
   // What runs on it ends with `unavailable` and goes on elsewhere.
   void unload(const std::string& model) {
-    loading.erase(model);
+    forget_loading(model);
     const auto it = std::ranges::find(config.engines, model, &ServedEngine::model);
     if (it == config.engines.end()) return;
     std::map<NodeListener, std::vector<SequenceEvent>> cut;
@@ -266,8 +282,7 @@ struct NodeState {
       held.erase(here);
     }
     // Its thread is joined elsewhere: a step may take a while.
-    self->spawn<caf::detached>(
-        [engine = std::make_shared<ServedEngine>(std::move(*it))]() mutable { engine.reset(); });
+    self->send(loader, RetireEngine{std::make_shared<ServedEngine>(std::move(*it))});
     config.engines.erase(it);
     spdlog::info("event=model_unloaded model={}", model);
     report();  // first, so that nothing comes back
@@ -281,11 +296,36 @@ struct NodeState {
   }
 };
 
+LoaderActor::behavior_type loader(
+    LoaderActor::pointer self, const NodeActor& node,
+    const std::function<Result<ServedEngine>(const LoadModel&)>& load) {
+  return {
+      [=](const LoadAttemptPtr& attempt) {
+        if (!attempt->wanted) return;
+        EngineLoaded loaded{attempt, nullptr, {}};
+        try {
+          if (auto engine = load(attempt->request)) {
+            loaded.engine = std::make_shared<ServedEngine>(std::move(*engine));
+          } else {
+            loaded.error = std::move(engine.error());
+          }
+        } catch (const std::exception& thrown) {
+          loaded.error = Error(ErrorCode::internal, thrown.what());
+        }
+        self->send(node, std::move(loaded));
+      },
+      [](RetireEngine& retired) { retired.engine.reset(); },
+  };
+}
+
 NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeConfig>& config) {
   auto& state = self->state;
   state.config = std::move(*config);
   state.queues = &state.config.ledger->account(Component::queues, "", shared_tenant);
   state.config.inbox->node = NodeActor(self);
+  // On a thread of its own; the node goes on. It ends with the node.
+  state.loader =
+      self->spawn<caf::detached + caf::linked>(loader, NodeActor(self), state.config.load);
   return {
       [=](SubmitStream& request, const NodeListener& owner) { self->state.submit(request, owner); },
       [=](EmbedTokens& request, const NodeListener& owner) { self->state.embed(request, owner); },
@@ -315,8 +355,11 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
           if (served.engine) served.engine->drain(in_ms(drain.deadline_ms));
           if (served.embedding) served.embedding->drain(in_ms(drain.deadline_ms));
         }
-        self->state.draining = true;
-        self->state.report();
+        auto& state = self->state;
+        state.draining = true;
+        for (auto& [model, load] : state.loading) load.attempt->wanted = false;
+        state.loading.clear();
+        state.report();
       },
       [=](const LoadModel& request) { self->state.load(request); },
       [=](const UnloadModel& request) { self->state.unload(request.name); },

@@ -13,6 +13,7 @@
 #include "engine/kernels/cpu/thread_pool.h"
 #include "engine/loop/embedding_engine.h"
 #include "engine/loop/engine.h"
+#include "engine/memory/ledger.h"
 
 namespace plimsoll {
 
@@ -23,6 +24,8 @@ struct ServedEngine {
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EmbeddingEngine> embedding;
   std::string version;  // "name@hash"
+  bool placed = false;  // by LoadModel, not by the configuration
+  Charge kv_promised{};   // what its KV pool may grow to
 };
 
 // Where engine threads post what they have made. Filled in by the node when it starts, which is
@@ -40,7 +43,8 @@ struct NodeConfig {
   std::shared_ptr<NodeInbox> inbox;  // the one that the engines' sinks have
   Ledger* ledger = nullptr;
   std::chrono::milliseconds heartbeat{200};
-  // Loads one more model, on a thread that it may block. Absent: what there is stays.
+  // Loads one more model, on a thread that it may block; one at a time, and after the engines that
+  // were unloaded before have ended. Absent: what there is stays.
   std::function<Result<ServedEngine>(const LoadModel&)> load;
 };
 

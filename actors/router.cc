@@ -12,6 +12,8 @@
 #include <set>
 #include <utility>
 
+#include "actors/placements.h"
+
 namespace plimsoll {
 namespace {
 
@@ -128,6 +130,7 @@ struct RouterState {
   std::map<std::string, Peer> peers;            // those that are not lost
   std::map<std::string, std::string> versions;  // that the models of this router have
   std::set<std::pair<std::string, std::string>> warned;
+  Placements placements;
   bool draining = false;
   bool stale = false;  // the board: heartbeats came since
   Actions actions;
@@ -309,8 +312,65 @@ struct RouterState {
     }
     peer.stats = std::move(report.models);
     peer.last = std::move(report);
+    place(it->first);
     stale = true;
     carry_out();
+  }
+
+  // Tells a node what it shall load and unload, once it has reported.
+  void place(const std::string& name) {
+    const Peer& peer = peers.at(name);
+    const auto state = [this](const std::string& n) { return core->membership().find(n)->state; };
+    if (draining || state(name) == NodeState::draining) return;
+    if (peer.last.epoch != core->nodes().at(name).epoch) return;
+    const auto is_served = [&](const PlacedModel& placed) {
+      return std::ranges::any_of(core->nodes(), [&](const auto& entry) {
+        const auto& models = entry.second.models;
+        return Placements::runs_on(placed, entry.first) && state(entry.first) == NodeState::ready &&
+               std::ranges::find(models, placed.model.name) != models.end();
+      });
+    };
+    for (auto& order : placements.orders(peer.last, now(), is_served)) {
+      std::visit([&](auto& message) { self->send(peer.actor, std::move(message)); }, order);
+    }
+  }
+
+  void set_placements(const SetPlacements& message) {
+    placements.set(message.models);
+    for (const auto& [name, peer] : peers) place(name);
+  }
+
+  void set_model(const ModelEntry& entry) {
+    if (entry.state == ModelState::gone) {
+      versions.erase(entry.name);
+    } else {
+      versions[entry.name] = entry.version;
+    }
+    warned.clear();
+    for (const auto& [name, peer] : peers) {
+      const auto& node = core->nodes().at(name);
+      if (peer.last.epoch == node.epoch) note_replicas(peer.last, node.models);
+    }
+    stale = true;
+    carry_out();
+  }
+
+  // Of another version than the one that this router has the text side of.
+  const std::string* other_version(const ReplicaReport& replica) const {
+    const auto expected = versions.find(replica.model);
+    const bool other = !replica.version.empty() && expected != versions.end() &&
+                       expected->second != replica.version;
+    return other ? &expected->second : nullptr;
+  }
+
+  ReplicaStatus status_of(const ReplicaReport& replica) const {
+    if (!replica.error.empty()) return {replica.model, "failed", replica.error};
+    if (replica.version.empty()) return {replica.model, "loading", {}};
+    if (const auto* wanted = other_version(replica)) {
+      return {replica.model, "failed",
+              "the node has " + replica.version + ", this router " + *wanted};
+    }
+    return {replica.model, "ready", {}};
   }
 
   // A replica counts if it is of the version that this router has the text side of: any other would
@@ -318,13 +378,13 @@ struct RouterState {
   void note_replicas(const NodeReport& report, const std::vector<std::string>& before) {
     std::vector<std::string> ready;
     for (const auto& replica : report.replicas) {
-      const auto expected = versions.find(replica.model);
-      const bool other = expected != versions.end() && expected->second != replica.version;
-      if (!replica.version.empty() && !other) ready.push_back(replica.model);
-      if (!replica.version.empty() && other &&
-          warned.insert({report.node, replica.version}).second) {
+      if (replica.version.empty()) continue;
+      const auto* wanted = other_version(replica);
+      if (wanted == nullptr) {
+        ready.push_back(replica.model);
+      } else if (warned.insert({report.node, replica.version}).second) {
         spdlog::warn("event=model_version_differs node={} model={} has={} wanted={}", report.node,
-                     replica.model, replica.version, expected->second);
+                     replica.model, replica.version, *wanted);
       }
     }
     if (ready != before) core->set_models(report.node, std::move(ready), now(), actions);
@@ -460,6 +520,7 @@ struct RouterState {
     spdlog::log(draining ? spdlog::level::info : spdlog::level::warn,
                 "event=node_lost node={} epoch={} sequences={} reason=\"{}\"", gone.node,
                 gone.epoch, gone.sequences, gone.reason);
+    placements.forget(gone.node);
     const auto peer = peers.find(gone.node);
     if (peer == peers.end()) return;
     self->demonitor(peer->second.actor.address());
@@ -508,6 +569,9 @@ struct RouterState {
         const auto& node = core->nodes().at(name);
         const Peer& peer = it->second;
         status.models = peer.stats;
+        for (const auto& replica : peer.last.replicas) {
+          status.replicas.push_back(status_of(replica));
+        }
         status.address = peer.address;
         status.version = peer.version;
         status.weight = node.weight;
@@ -561,10 +625,8 @@ RouterActor::behavior_type router(RouterState::Self self,
         self->state.carry_out();
       },
       [=](const NodeUp& message, const NodeActor& actor) { self->state.up(message, actor); },
-      [=](const ModelEntry& entry) {
-        self->state.versions[entry.name] = entry.version;
-        self->state.warned.clear();
-      },
+      [=](const ModelEntry& entry) { self->state.set_model(entry); },
+      [=](const SetPlacements& message) { self->state.set_placements(message); },
       [=](const Drain& message) { self->state.drain(message); },
       [=](EndAllAtom) {
         self->state.core->end_all(now(), self->state.actions);

@@ -92,6 +92,7 @@ void write(schema::Report::Builder out, const NodeReport& in) {
     m.setModel(text_of(replica.model));
     m.setVersion(text_of(replica.version));
     m.setError(text_of(replica.error));
+    m.setPlaced(replica.placed);
     for (const auto& [name, s] : in.models) {
       if (name != replica.model) continue;
       m.setWaiting(s.waiting);
@@ -121,8 +122,8 @@ NodeReport read(schema::Report::Reader in) {
   out.memory_limit_bytes = in.getMemoryLimitBytes();
   out.probe = in.getProbe();
   for (const auto m : in.getModels()) {
-    out.replicas.push_back(
-        {string_of(m.getModel()), string_of(m.getVersion()), string_of(m.getError())});
+    out.replicas.push_back({string_of(m.getModel()), string_of(m.getVersion()),
+                            string_of(m.getError()), m.getPlaced()});
     if (out.replicas.back().version.empty()) continue;
     EngineStats s;
     s.waiting = m.getWaiting();

@@ -84,6 +84,8 @@ struct EngineReport {
   # Empty while the model is being loaded.
   error @17 :Text;
   # Why it could not be loaded.
+  placed @18 :Bool;
+  # Loaded by LoadModel, or to be.
 }
 
 struct Submit {

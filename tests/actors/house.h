@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -63,6 +64,9 @@ struct HouseOptions {
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
   bool park = false;  // sequences that no node can take
+  // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
+  // fails, if it does.
+  std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};
 };
 
 struct House {
@@ -126,6 +130,18 @@ struct House {
     config.heartbeat = std::chrono::milliseconds(10);
     config.engines.push_back({"m", nullptr, std::move(engine), nullptr, "m@0"});
     config.engines.push_back({"e", nullptr, nullptr, std::move(embedder), "e@0"});
+    config.load = [this, inbox, name, step = options.step,
+                   on_load = options.on_load](const LoadModel& request) -> Result<ServedEngine> {
+      if (on_load) {
+        if (auto error = on_load(name, request)) return fail(std::move(*error));
+      }
+      auto loaded = std::make_unique<EchoEngine>(make_engine_sink(inbox, ledger), step);
+      ServedEngine served;
+      served.model = request.name;
+      served.engine = std::move(loaded);
+      served.version = request.version;
+      return served;
+    };
     nodes.push_back(spawn_node(system, std::move(config)));
     NodeUp up;
     up.node = name;

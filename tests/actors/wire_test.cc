@@ -116,7 +116,7 @@ TEST(Wire, Reports) {
   stats.generated_tokens_total = 1ULL << 40;
   stats.step_seconds_total = 0.25;
   in.models = {{"a", stats}};
-  in.replicas = {{"a", "a@1", ""}, {"b", "", ""}, {"c", "", "no such file"}};
+  in.replicas = {{"a", "a@1", ""}, {"b", "", "", true}, {"c", "", "no such file"}};
   const auto out = through(in);
   EXPECT_EQ(out.epoch, 3U);
   EXPECT_TRUE(out.draining);
@@ -130,6 +130,22 @@ TEST(Wire, Reports) {
   ASSERT_EQ(out.replicas.size(), 3U);
   EXPECT_EQ(out.replicas[0].version, "a@1");
   EXPECT_EQ(out.replicas[2].error, "no such file");
+  EXPECT_FALSE(out.replicas[0].placed);
+  EXPECT_TRUE(out.replicas[1].placed);
+}
+
+TEST(Wire, ANeighbourThatDoesNotSayWhatIsPlacedHasNothingPlaced) {
+  capnp::MallocMessageBuilder builder;
+  auto model = builder.initRoot<schema::Frame>().initReport().initModels(1)[0];
+  model.setModel("a");
+  model.setVersion("a@1");
+  const auto words = capnp::messageToFlatArray(builder);
+  const auto bytes = words.asBytes();
+  const auto out = decode({reinterpret_cast<const char*>(bytes.begin()), bytes.size()});
+  ASSERT_TRUE(out);
+  const auto report = std::get<NodeReport>(*out);
+  EXPECT_EQ(report.replicas.at(0).version, "a@1");
+  EXPECT_FALSE(report.replicas.at(0).placed);
 }
 
 TEST(Wire, TheRest) {
