@@ -1,21 +1,19 @@
-// The inside of the directory, for its parts: the view, tenants and models (directory.cc), nodes
+// The inside of the directory, for its parts: tenants and models (directory.cc), nodes
 // and join tokens (directory_nodes.cc), what routers keep of themselves (directory_routers.cc).
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "actors/directory.h"
+#include "actors/directory_view.h"
 #include "actors/records.h"
 #include "storage/state_store.h"
 
@@ -24,19 +22,8 @@ namespace plimsoll {
 inline bool is_conflict(const Error& error) { return error.reason == "conflict"; }
 Error contended(const std::string& key);
 
-template <class Record>
-std::vector<Record> values(const std::map<std::string, Record>& records) {
-  std::vector<Record> out;
-  for (const auto& [name, record] : records) out.push_back(record);
-  return out;
-}
-
 struct Directory::Impl {
-  // What is under config/ is watched and held in memory; the rest is read when it is asked for.
-  static inline const std::string config = "config/";
-  static inline const std::string tenants_prefix = config + "tenants/";
-  static inline const std::string nodes_prefix = config + "nodes/";
-  static inline const std::string placements_prefix = config + "placements/";
+  // What is not in the view is read when it is asked for.
   static inline const std::string tokens_prefix = "join_tokens/";
   static inline const std::string routers_prefix = "routers/";
   static inline const std::string usage_prefix = "usage/";
@@ -45,20 +32,6 @@ struct Directory::Impl {
   static constexpr int max_attempts = 64;  // of a change that others' changes get in the way of
   static constexpr std::uint64_t max_token_ttl_s = 30 * 24 * 3600;
 
-  struct Key {
-    std::string sha256;
-    std::uint64_t expires_s;
-    std::string tenant;
-  };
-
-  // ---- the view
-  enum class Origin { watch, own };
-  void apply(const storage::StateChange& change, Origin origin);
-  template <class Record>
-  void apply_to(std::map<std::string, Record>& records, const std::string& name,
-                const storage::StateChange& change, Result<Record> (*decode)(std::string_view));
-  void forget_keys(const std::string& tenant);
-  void index_keys(const std::string& tenant);
   void changed(const std::vector<storage::StateChange>& changes);
 
   // ---- the store
@@ -77,15 +50,13 @@ struct Directory::Impl {
   std::shared_ptr<storage::StateStore> store;
   std::string router;
 
-  mutable std::shared_mutex mutex;
-  bool seen = false;  // what was there at the start
-  std::condition_variable_any first_seen;
-  std::map<std::string, std::uint64_t> revisions;  // that the view is at, by key
-  std::map<std::string, cluster::Tenant> tenants;
-  std::map<std::string, NodeRecord> nodes;
-  std::map<std::string, ModelPlacement> placements;
-  std::unordered_multimap<std::string, Key> keys;  // by the first half of the hash
-  UsageByTenant own_usage;
+  DirectoryView view;
+
+  // ---- what this router keeps of itself
+  Result<void> read_own_usage();
+  std::mutex save_mutex;  // of who writes usage
+  std::mutex usage_mutex;
+  std::vector<UsageByTenant> own_usage;  // by bucket, as it is stored
 
   void give_up_name();  // with announce_mutex held
   std::mutex announce_mutex;
@@ -113,14 +84,14 @@ Result<Record> Directory::Impl::update(
     const auto before = record;
     if (auto done = change(record); !done) return fail(done.error());
     if (auto good = check(*record); !good) return fail(good.error());
-    if (record == before) {
-      apply({**entry, false}, Origin::own);
+    if (record == before) {  // seen at once all the same
+      view.put(**entry);
       return *record;
     }
     const auto value = encode(*record);
     const auto revision = store->put(key, value, *entry ? (*entry)->revision : 0);
     if (revision) {
-      apply({{key, value, *revision}, false}, Origin::own);
+      view.put({key, value, *revision});
       return *record;
     }
     if (!is_conflict(revision.error())) return fail(revision.error());

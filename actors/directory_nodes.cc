@@ -76,7 +76,7 @@ Result<std::string> Directory::admit_node(const std::string& node, const std::st
   const auto record = decode_join_token((*entry)->value);
   if (!record) return fail(record.error());
   if (now_s >= record->expires_s) return fail(refused);
-  const auto taken = impl_->store->get(Impl::nodes_prefix + node);
+  const auto taken = impl_->store->get(DirectoryView::nodes_prefix + node);
   if (!taken) return fail(taken.error());
   if (*taken) return fail(exists);
 
@@ -86,7 +86,7 @@ Result<std::string> Directory::admit_node(const std::string& node, const std::st
   const auto spent = impl_->store->remove(token_key, (*entry)->revision);
   if (!spent) return fail(is_conflict(spent.error()) ? refused : spent.error());
   const auto put =
-      impl_->put_new(Impl::nodes_prefix + node,
+      impl_->put_new(DirectoryView::nodes_prefix + node,
                      encode(NodeRecord{node, sha256_hex(*secret), false, now_s}), exists);
   if (!put) return fail(put.error());
   return secret;
@@ -97,7 +97,7 @@ Result<std::string> Directory::welcome_node(const std::string& node, std::uint64
   const auto secret = make_secret("pln-");
   if (!secret) return secret;
   const auto welcomed = impl_->update<NodeRecord>(
-      Impl::nodes_prefix + node, decode_node,
+      DirectoryView::nodes_prefix + node, decode_node,
       [&](std::optional<NodeRecord>& record) -> Result<void> {
         if (!record) record = NodeRecord{.name = node, .secret_sha256 = {}, .joined_s = now_s};
         record->secret_sha256 = sha256_hex(*secret);
@@ -108,20 +108,14 @@ Result<std::string> Directory::welcome_node(const std::string& node, std::uint64
 }
 
 bool Directory::check_node(const std::string& node, std::string_view secret) const {
-  const auto hash = sha256_hex(secret);
-  const std::shared_lock lock(impl_->mutex);
-  const auto found = impl_->nodes.find(node);
-  return found != impl_->nodes.end() && same_digest(found->second.secret_sha256, hash);
+  return impl_->view.check_node(node, secret);
 }
 
-std::vector<NodeRecord> Directory::nodes() const {
-  const std::shared_lock lock(impl_->mutex);
-  return values(impl_->nodes);
-}
+std::vector<NodeRecord> Directory::nodes() const { return impl_->view.nodes(); }
 
 Result<void> Directory::set_cordoned(const std::string& node, bool cordoned) {
   const auto changed =
-      impl_->change<NodeRecord>(Impl::nodes_prefix + node, decode_node, no_node(node),
+      impl_->change<NodeRecord>(DirectoryView::nodes_prefix + node, decode_node, no_node(node),
                                 [&](NodeRecord& record) -> Result<void> {
                                   record.cordoned = cordoned;
                                   return {};
@@ -132,7 +126,7 @@ Result<void> Directory::set_cordoned(const std::string& node, bool cordoned) {
 
 Result<void> Directory::set_drain(const std::string& node, std::uint64_t until_ms) {
   const auto changed =
-      impl_->change<NodeRecord>(Impl::nodes_prefix + node, decode_node, no_node(node),
+      impl_->change<NodeRecord>(DirectoryView::nodes_prefix + node, decode_node, no_node(node),
                                 [&](NodeRecord& record) -> Result<void> {
                                   record.drain_until_ms = until_ms;
                                   return {};
@@ -142,7 +136,7 @@ Result<void> Directory::set_drain(const std::string& node, std::uint64_t until_m
 }
 
 Result<void> Directory::remove_node(const std::string& node) {
-  return impl_->remove(Impl::nodes_prefix + node, no_node(node));
+  return impl_->remove(DirectoryView::nodes_prefix + node, no_node(node));
 }
 
 }  // namespace plimsoll

@@ -1,12 +1,23 @@
 // What routers say of themselves and divide among them: who is alive, usage, quota leases.
-#include <spdlog/spdlog.h>
-
 #include <chrono>
 #include <utility>
 
 #include "actors/directory_impl.h"
 
 namespace plimsoll {
+namespace {
+
+// Of a router's usage: a record holds some ten thousand tenants, and what changes is written anew.
+constexpr std::size_t usage_buckets = 64;
+
+// Stored: stays as it is. FNV-1a.
+std::size_t bucket_of(const std::string& tenant) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : tenant) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash % usage_buckets;
+}
+
+}  // namespace
 
 // ---------------------------------------------------------------- routers
 
@@ -87,21 +98,40 @@ Result<std::vector<RouterRecord>> Directory::routers() const {
 
 // ---------------------------------------------------------------- usage and quota leases
 
-Result<void> Directory::save_usage(const std::map<std::string, cluster::Usage>& own) {
-  {
-    const std::shared_lock lock(impl_->mutex);
-    if (own == impl_->own_usage) return {};
+Result<void> Directory::Impl::read_own_usage() {
+  own_usage.resize(usage_buckets);
+  const auto entries = store->list(usage_prefix + router + "/");
+  if (!entries) return fail(entries.error());
+  for (const auto& entry : *entries) {
+    const auto part = decode_usage(entry.value);
+    if (!part) return fail(part.error());
+    for (const auto& [tenant, used] : *part) own_usage[bucket_of(tenant)][tenant] += used;
   }
-  const auto revision = impl_->store->put(Impl::usage_prefix + impl_->router, encode(own));
-  if (!revision) return fail(revision.error());
-  const std::unique_lock lock(impl_->mutex);
-  impl_->own_usage = own;
+  return {};
+}
+
+Result<void> Directory::save_usage(const std::map<std::string, cluster::Usage>& own) {
+  std::vector<UsageByTenant> buckets(usage_buckets);
+  for (const auto& [tenant, used] : own) {
+    auto& bucket = buckets[bucket_of(tenant)];
+    bucket.emplace_hint(bucket.end(), tenant, used);
+  }
+  const std::lock_guard saving(impl_->save_mutex);
+  for (std::size_t i = 0; i < usage_buckets; ++i) {
+    if (buckets[i] == impl_->own_usage[i]) continue;
+    const auto key = Impl::usage_prefix + impl_->router + "/" + std::to_string(i);
+    if (auto put = impl_->store->put(key, encode(buckets[i])); !put) return fail(put.error());
+    const std::lock_guard lock(impl_->usage_mutex);
+    impl_->own_usage[i] = std::move(buckets[i]);
+  }
   return {};
 }
 
 std::map<std::string, cluster::Usage> Directory::own_usage() const {
-  const std::shared_lock lock(impl_->mutex);
-  return impl_->own_usage;
+  const std::lock_guard lock(impl_->usage_mutex);
+  UsageByTenant all;
+  for (const auto& bucket : impl_->own_usage) all.insert(bucket.begin(), bucket.end());
+  return all;
 }
 
 Result<std::map<std::string, cluster::Usage>> Directory::usage() const {

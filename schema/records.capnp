@@ -92,7 +92,8 @@ struct JoinTokenRecord {
 }
 
 struct UsageRecord {
-  # usage/ROUTER: what went through that router since its first start, by tenant. Only grows.
+  # usage/ROUTER/BUCKET: what went through that router since its first start, by tenant. Only grows.
+  # A tenant's bucket is 0 to 63, by a hash of its name: one record has no room for all.
   tenants @0 :List(Entry);
 
   struct Entry {

@@ -437,11 +437,36 @@ TEST_P(DirectoryTest, UsageOfAllRoutersIsSummedAndGoesOn) {
   EXPECT_EQ(one_->usage().value().at("acme"), sum);
 }
 
-TEST_P(DirectoryTest, UnchangedUsageIsNotWrittenAgain) {
-  ASSERT_TRUE(one_->save_usage({{"acme", {1, 2, 0, 3, 0, {}}}}));
-  const auto before = store_->get("usage/router-1").value()->revision;
-  ASSERT_TRUE(one_->save_usage({{"acme", {1, 2, 0, 3, 0, {}}}}));
-  EXPECT_EQ(store_->get("usage/router-1").value()->revision, before);
+TEST_P(DirectoryTest, UsageOfManyTenantsIsWrittenWhereItChanged) {
+  // More than one record has room for.
+  std::map<std::string, cluster::Usage> all;
+  for (int i = 0; i < 20'000; ++i) {
+    all["tenant-" + std::to_string(i)] = {1ULL << 40, 1ULL << 50,    3,
+                                          4,          1.0 / (i + 3), {{"shed", 9}}};
+  }
+  ASSERT_TRUE(one_->save_usage(all));
+  const auto revisions = [&] {
+    std::map<std::string, std::uint64_t> out;
+    const auto entries = store_->list("usage/router-1/").value();
+    for (const auto& entry : entries) {
+      out[entry.key] = entry.revision;
+      EXPECT_LT(entry.value.size(), 64u << 10);
+    }
+    return out;
+  };
+  const auto before = revisions();
+  EXPECT_EQ(before.size(), 64u);
+  EXPECT_EQ(one_->usage().value(), all);
+  ASSERT_TRUE(one_->save_usage(all));
+  EXPECT_EQ(revisions(), before);
+  ++all["tenant-7"].requests;
+  ASSERT_TRUE(one_->save_usage(all));
+  const auto after = revisions();
+  int written = 0;
+  for (const auto& [key, revision] : after) written += revision != before.at(key);
+  EXPECT_EQ(written, 1);
+  EXPECT_EQ(open(store_, "router-1")->own_usage(), all);
+  EXPECT_THAT(open(store_, "router")->own_usage(), IsEmpty());
 }
 
 TEST_P(DirectoryTest, RoutersDivideAQuotaByTheirLeases) {
@@ -469,7 +494,7 @@ TEST_P(DirectoryTest, ABadRecordStopsNothingAndCanBeRemoved) {
   EXPECT_EQ(three->create_tenant(named("bad")).error().code, ErrorCode::already_exists);
   ASSERT_TRUE(three->remove_tenant("bad"));
   EXPECT_TRUE(three->create_tenant(named("bad")));
-  ASSERT_TRUE(store_->put("usage/router-1", "no record"));
+  ASSERT_TRUE(store_->put("usage/router-1/5", "no record"));
   EXPECT_EQ(Directory::open(store_, "router-1").error().code, ErrorCode::malformed);
 }
 
