@@ -2,23 +2,43 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+
 #include "cli/exit_codes.h"
 #include "cli/quantity.h"
 
 namespace plimsoll::cli {
 
+namespace {
+
+// Before any flag. Not by CLI11's envname: all verbs have these options, and those that were not
+// asked for would take the environment too, over the flags of the one that was.
+void take_environment(client::Options& options) {
+  const auto value = [](const char* name) {
+    const char* text = std::getenv(name);
+    return std::string(text == nullptr ? "" : text);
+  };
+  if (const auto text = value("PLIMSOLL_ADDRESS"); !text.empty()) {
+    options.addresses = CLI::detail::split(text, ',');
+  }
+  options.api_key = value("PLIMSOLL_API_KEY");
+  options.ca_file = value("PLIMSOLL_CA_FILE");
+}
+
+}  // namespace
+
 void add_remote_options(CLI::App& verb, Context& context, bool output) {
   auto& options = context.remote.options;
+  take_environment(options);
   verb.add_option("--address", options.addresses,
-                  "HOST:PORT of the server's RPC API; of a cluster, those of its routers")
+                  "HOST:PORT of the server's RPC API; of a cluster, those of its routers; or "
+                  "PLIMSOLL_ADDRESS")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->envname("PLIMSOLL_ADDRESS")
       ->capture_default_str();
-  verb.add_option("--api-key", options.api_key, "better given in the environment")
-      ->envname("PLIMSOLL_API_KEY");
-  verb.add_option("--ca-file", options.ca_file, "PEM file of the server's CA: use TLS")
-      ->envname("PLIMSOLL_CA_FILE");
+  verb.add_option("--api-key", options.api_key, "better given as PLIMSOLL_API_KEY");
+  verb.add_option("--ca-file", options.ca_file,
+                  "PEM file of the server's CA: use TLS; or PLIMSOLL_CA_FILE");
   if (output) add_output_option(verb, context.remote.format);
 }
 

@@ -349,6 +349,14 @@ TEST_F(OperatorVerbsTest, ExitCodesTellRefusalsFromFailures) {
   EXPECT_EQ(run({"cluster", "drain", "no-such-node"}, "y").code, exit_refused);
 }
 
+TEST_F(OperatorVerbsTest, FlagsWinOverTheEnvironment) {
+  setenv("PLIMSOLL_ADDRESS", "127.0.0.1:1", 1);
+  const auto address = "127.0.0.1:" + std::to_string(gateway_->port());
+  const auto ran = run({"cluster", "status", "--address", address});
+  unsetenv("PLIMSOLL_ADDRESS");
+  EXPECT_EQ(ran.code, exit_ok) << ran.err;
+}
+
 TEST_F(OperatorVerbsTest, UsageAsCommaSeparatedValues) {
   const std::string head =
       "tenant,requests,prompt_tokens,cached_tokens,generated_tokens,kv_byte_seconds,rejections,"
