@@ -1,5 +1,6 @@
 #include "actors/network.h"
 
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -161,17 +162,14 @@ struct DoorState {
   }
 };
 
-Result<std::uint16_t> common_protocol(const wire::Hello& hello) {
-  const auto newest = std::min(hello.protocol_newest, wire::protocol_newest);
-  if (newest < std::max(hello.protocol_oldest, wire::protocol_oldest)) {
-    return fail(ErrorCode::unsupported,
-                "node '" + hello.node + "' (" + hello.software + ") speaks protocols " +
-                    std::to_string(hello.protocol_oldest) + " to " +
-                    std::to_string(hello.protocol_newest) + ", this router " +
-                    std::to_string(wire::protocol_oldest) + " to " +
-                    std::to_string(wire::protocol_newest));
-  }
-  return newest;
+Result<std::uint16_t> common_protocol(const wire::Hello& hello, const wire::Protocols& ours) {
+  const auto& theirs = hello.protocols;
+  const auto newest = std::min(theirs.newest, ours.newest);
+  if (newest >= std::max(theirs.oldest, ours.oldest)) return newest;
+  return fail(ErrorCode::unsupported,
+              fmt::format("node '{}' ({}) speaks protocols {} to {}, this router ({}) {} to {}",
+                          hello.node, hello.software, theirs.oldest, theirs.newest,
+                          PLIMSOLL_VERSION, ours.oldest, ours.newest));
 }
 
 caf::behavior door(caf::stateful_actor<DoorState>* self,
@@ -180,7 +178,7 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
   self->set_default_handler(caf::drop);
   const auto let_in = [=](const wire::Hello& hello, const caf::actor& remote) -> Result<void> {
     auto& config = self->state.config;
-    const auto protocol = common_protocol(hello);
+    const auto protocol = common_protocol(hello, config.protocols);
     if (!protocol) return fail(protocol.error());
     if (hello.node.empty() || hello.node.size() > 253 || !(hello.weight > 0)) {
       return fail(ErrorCode::invalid_argument, "a node needs a name and a weight over 0");
@@ -264,6 +262,7 @@ struct LinkState {
     door = std::move(*found);
     self->monitor(door);
     wire::Hello hello;
+    hello.protocols = config.protocols;
     hello.node = config.node;
     hello.software = PLIMSOLL_VERSION;
     hello.secret = config.secret;

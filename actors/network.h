@@ -39,6 +39,7 @@ struct DoorConfig {
   std::uint16_t port = 0;  // 0: any free one
   bool tls = false;
   std::string router;  // this router's name
+  wire::Protocols protocols;
   std::chrono::milliseconds heartbeat{200};
   RouterActor router_actor;
   Ledger* ledger = nullptr;
@@ -57,6 +58,7 @@ struct LinkConfig {
   std::uint16_t port = 0;
   bool tls = false;
   std::string node;
+  wire::Protocols protocols;
   std::string secret;
   std::string join_token;
   double weight = 1;

@@ -44,8 +44,8 @@ std::vector<T> numbers(List list) {
 // ---- each way
 
 void write(schema::Hello::Builder out, const Hello& in) {
-  out.setProtocolOldest(in.protocol_oldest);
-  out.setProtocolNewest(in.protocol_newest);
+  out.setProtocolOldest(in.protocols.oldest);
+  out.setProtocolNewest(in.protocols.newest);
   out.setNode(text_of(in.node));
   out.setSoftware(text_of(in.software));
   out.setSecret(text_of(in.secret));
@@ -54,8 +54,8 @@ void write(schema::Hello::Builder out, const Hello& in) {
 }
 Hello read(schema::Hello::Reader in) {
   Hello out;
-  out.protocol_oldest = in.getProtocolOldest();
-  out.protocol_newest = in.getProtocolNewest();
+  out.protocols.oldest = in.getProtocolOldest();
+  out.protocols.newest = in.getProtocolNewest();
   out.node = string_of(in.getNode());
   out.software = string_of(in.getSoftware());
   out.secret = string_of(in.getSecret());

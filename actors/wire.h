@@ -14,13 +14,15 @@
 
 namespace plimsoll::wire {
 
-// Grows with every change that an older neighbour could not simply ignore.
-constexpr std::uint16_t protocol_oldest = 1;
-constexpr std::uint16_t protocol_newest = 1;
+// What one side speaks. The number grows with every change that an older neighbour could not simply
+// ignore; both numbers are this build's unless a test says otherwise.
+struct Protocols {
+  std::uint16_t oldest = 1;
+  std::uint16_t newest = 1;
+};
 
 struct Hello {
-  std::uint16_t protocol_oldest = wire::protocol_oldest;
-  std::uint16_t protocol_newest = wire::protocol_newest;
+  Protocols protocols;
   std::string node;
   std::string software;
   std::string secret;  // from an earlier welcome, or else:

@@ -150,13 +150,15 @@ TEST(Wire, ANeighbourThatDoesNotSayWhatIsPlacedHasNothingPlaced) {
 
 TEST(Wire, TheRest) {
   Hello hello;
+  hello.protocols = {2, 3};
   hello.node = "n";
   hello.software = "0.1.0";
   hello.secret = "s";
   hello.join_token = "t";
   hello.weight = 2.5;
   const auto back = through(hello);
-  EXPECT_EQ(back.protocol_newest, protocol_newest);
+  EXPECT_EQ(back.protocols.oldest, 2);
+  EXPECT_EQ(back.protocols.newest, 3);
   EXPECT_EQ(back.node + back.software + back.secret + back.join_token, "n0.1.0st");
   EXPECT_EQ(back.weight, 2.5);
   const auto welcome = through(Welcome{1, "r", "0.1.0", 8, 200, "s"});
