@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <caf/io/all.hpp>
 #include <caf/openssl/all.hpp>
+#include <thread>
 #include <unordered_set>
 
 #include "actors/tls_errors.h"
@@ -49,6 +50,8 @@ Result<void> enable_network(ActorSystemConfig& config, const TlsFiles& tls,
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds longest_end{5};  // of a link, whose node may be in a step
 
 std::uint64_t clock_us() {
   return static_cast<std::uint64_t>(
@@ -403,6 +406,16 @@ LinkActor spawn_link(caf::actor_system& system, LinkConfig config) {
   // On a thread of its own: reaching a router blocks.
   return caf::actor_cast<LinkActor>(
       system.spawn<caf::detached>(link, std::make_shared<LinkConfig>(std::move(config))));
+}
+
+void end_link(LinkActor link) {
+  const auto address = link.address();
+  caf::anon_send_exit(link, caf::exit_reason::user_shutdown);
+  link = nullptr;
+  const auto until = Clock::now() + longest_end;
+  while (caf::actor_cast<caf::strong_actor_ptr>(address) && Clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 }  // namespace plimsoll

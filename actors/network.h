@@ -71,5 +71,8 @@ struct LinkConfig {
 };
 using LinkActor = NodeListener::extend<caf::reacts_to<TickAtom>>;
 LinkActor spawn_link(caf::actor_system& system, LinkConfig config);
+// Ends a link, and returns when nothing refers to it: what CAF's broker still has in its queue of a
+// link when the middleman stops would keep the system from ending. The node is to be told before.
+void end_link(LinkActor link);
 
 }  // namespace plimsoll

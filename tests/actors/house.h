@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "actors/frontend_impl.h"
+#include "actors/network.h"
 #include "actors/node.h"
 #include "actors/router.h"
 #include "tests/actors/testing.h"
@@ -67,11 +68,13 @@ struct HouseOptions {
   // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
   // fails, if it does.
   std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};
+  bool network = false;  // for a door, where a silent node is not given up
 };
 
 struct House {
   explicit House(HouseOptions options = {})
       : open(options.most_requests, options.most_bytes),
+        system(configured(config, options)),
         router(spawn_router(system, {tenants(options), board, &ledger, settings(options)})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(
@@ -100,9 +103,17 @@ struct House {
     system.await_all_actors_done();
   }
 
+  static ActorSystemConfig& configured(ActorSystemConfig& config, const HouseOptions& options) {
+    if (options.network) {
+      const auto enabled = enable_network(config, {}, std::chrono::seconds(10));
+      EXPECT_TRUE(enabled) << to_string(enabled.error());
+    }
+    return config;
+  }
   static cluster::RouterSettings settings(const HouseOptions& options) {
     cluster::RouterSettings settings;
     if (!options.park) settings.park = cluster::Time(0);
+    if (options.network) settings.health.timeout = cluster::Time(20);
     return settings;
   }
   static std::vector<cluster::Tenant> tenants(const HouseOptions& options) {
@@ -199,7 +210,7 @@ struct House {
   Metrics metrics;
   OpenRequests open;
   ActorSystemConfig config{2};
-  caf::actor_system system{config};
+  caf::actor_system system;
   RouterActor router;
   std::vector<NodeActor> nodes;
   std::vector<EchoEngine*> engines;  // owned by the nodes

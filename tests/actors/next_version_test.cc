@@ -77,7 +77,8 @@ std::vector<Message> messages() {
 }
 
 std::string without(std::string text, std::string_view part) {
-  for (auto at = text.find(part); at != text.npos; at = text.find(part)) text.erase(at, part.size());
+  for (auto at = text.find(part); at != text.npos; at = text.find(part))
+    text.erase(at, part.size());
   return text;
 }
 
