@@ -118,8 +118,10 @@ class Directory {
   Result<std::map<std::string, cluster::Usage>> usage() const;
 
   // ---- quota leases (several routers)
-  Result<cluster::QuotaLease> renew_lease(const std::string& tenant, double demand, double in_use,
-                                          std::uint64_t now_ms);
+  // What this router may use of the tenant's quota from now on: cluster::renew().
+  Result<cluster::Granted> renew_lease(const std::string& tenant, double demand, double in_use,
+                                       std::uint64_t now_ms,
+                                       const cluster::LeaseConfig& config = {});
 
   // Called on a thread of the store after a tenant, node or placement changed, by whomever; it sees
   // the change. Must not block, and may call all that reads the view. A call that runs when the

@@ -146,8 +146,9 @@ Result<std::map<std::string, cluster::Usage>> Directory::usage() const {
   return sum;
 }
 
-Result<cluster::QuotaLease> Directory::renew_lease(const std::string& tenant, double demand,
-                                                   double in_use, std::uint64_t now_ms) {
+Result<cluster::Granted> Directory::renew_lease(const std::string& tenant, double demand,
+                                                double in_use, std::uint64_t now_ms,
+                                                const cluster::LeaseConfig& config) {
   const auto key = Impl::leases_prefix + tenant;
   for (int attempt = 0; attempt < Impl::max_attempts; ++attempt) {
     const auto entry = impl_->store->get(key);
@@ -155,12 +156,12 @@ Result<cluster::QuotaLease> Directory::renew_lease(const std::string& tenant, do
     cluster::QuotaLease before;
     if (*entry) {
       auto read = decode_quota_lease((*entry)->value);
-      if (!read) return read;
+      if (!read) return fail(read.error());
       before = std::move(*read);
     }
-    const auto after = cluster::renew(before, impl_->router, demand, in_use, now_ms);
+    const auto after = cluster::renew(before, impl_->router, demand, in_use, now_ms, config);
     const auto put = impl_->store->put(key, encode(after), *entry ? (*entry)->revision : 0);
-    if (put) return after;
+    if (put) return cluster::granted(after, impl_->router, config);
     if (!is_conflict(put.error())) return fail(put.error());
   }
   return fail(contended(key));

@@ -1,18 +1,19 @@
 #include "actors/router.h"
 
-#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <random>
 #include <set>
 #include <utility>
 
 #include "actors/placements.h"
+#include "actors/router_errors.h"
 
 namespace plimsoll {
 namespace {
@@ -45,7 +46,13 @@ struct Work final : cluster::StreamData {
   StreamSink owner;
   EmbedTokens embedding;
   EmbedSink embed_owner;
+  Time deadline{0};
+
+  const std::string& tenant() const {
+    return embed_owner ? embedding.tenant.get() : request.tenant.get();
+  }
 };
+using WorkPtr = std::shared_ptr<Work>;
 
 SequenceEvent error_event(RequestId id, Error error) {
   SequenceEvent event;
@@ -53,59 +60,6 @@ SequenceEvent error_event(RequestId id, Error error) {
   event.finish = FinishReason::error;
   event.error = std::move(error);
   return event;
-}
-
-Error refusal(const std::string& tenant, const cluster::Decision& decision) {
-  using cluster::Verdict;
-  const auto retry = static_cast<std::uint32_t>(decision.retry_after.count());
-  const auto exhausted = [&](std::string message) {
-    return Error(ErrorCode::resource_exhausted, std::move(message))
-        .with_reason(cluster::reason_of(decision.verdict))
-        .retry_after(retry);
-  };
-  const auto rate = [&](const char* what) {
-    return exhausted(fmt::format("tenant '{}' has used up its rate of {}{}", tenant, what,
-                                 retry == 0 ? ": the request is larger than its burst" : ""));
-  };
-  switch (decision.verdict) {
-    case Verdict::admitted: break;
-    case Verdict::unknown_tenant:
-      return Error(ErrorCode::permission_denied, "no tenant named '" + tenant + "'");
-    case Verdict::suspended:
-      return Error(ErrorCode::permission_denied, "tenant '" + tenant + "' is suspended")
-          .with_reason(cluster::reason_of(decision.verdict));
-    case Verdict::model:
-      return Error(ErrorCode::permission_denied, "tenant '" + tenant + "' may not use this model")
-          .with_reason(cluster::reason_of(decision.verdict))
-          .with_param("model");
-    case Verdict::prompt_length:
-      return Error(ErrorCode::invalid_argument,
-                   fmt::format("the prompt has {:.0f} tokens; tenant '{}' may send {:.0f}",
-                               decision.asked, tenant, decision.limit))
-          .with_reason(cluster::reason_of(decision.verdict));
-    case Verdict::generation_cap:
-      return Error(ErrorCode::invalid_argument,
-                   fmt::format("up to {:.0f} tokens are asked for; tenant '{}' may have {:.0f}",
-                               decision.asked, tenant, decision.limit))
-          .with_reason(cluster::reason_of(decision.verdict))
-          .with_param("max_tokens");
-    case Verdict::sequences:
-      return exhausted(fmt::format(
-          "tenant '{}' may have {:.0f} sequences waiting and running: it has {:.0f} and "
-          "asks for {:.0f} more",
-          tenant, decision.limit, decision.used, decision.asked));
-    case Verdict::kv_bytes:
-      return exhausted(
-          fmt::format("tenant '{}' may hold {:.0f} bytes of KV memory: it holds {:.0f} and asks "
-                      "for {:.0f} more",
-                      tenant, decision.limit, decision.used, decision.asked));
-    case Verdict::lease:
-      return exhausted("this router has no part of the quota of tenant '" + tenant + "' just now");
-    case Verdict::requests_rate: return rate("requests");
-    case Verdict::prompt_rate: return rate("prompt tokens");
-    case Verdict::generated_rate: return rate("generated tokens");
-  }
-  return Error(ErrorCode::internal, "an admitted request was refused");
 }
 
 struct RouterState {
@@ -123,14 +77,22 @@ struct RouterState {
     std::uint64_t tokens = 0;
   };
 
+  struct Held {
+    WorkPtr work;
+    Time until;
+  };
+
   Self self;
   std::shared_ptr<Board> board;
+  std::function<void(const std::string& tenant)> want_share;
+  Time lease_patience{0};
   Account* queues = nullptr;
   std::optional<cluster::Router> core;
   std::map<std::string, Peer> peers;            // those that are not lost
   std::map<std::string, std::string> versions;  // that the models of this router have
   std::set<std::pair<std::string, std::string>> warned;
   Placements placements;
+  std::map<std::string, std::deque<Held>> held;  // by tenant; each is an open request
   bool draining = false;
   bool stale = false;  // the board: heartbeats came since
   Actions actions;
@@ -160,11 +122,47 @@ struct RouterState {
           .retry_after(1000);
     }
     if (decision.verdict == cluster::Verdict::admitted) return std::nullopt;
-    return refusal(tenant, decision);
+    return refusal_error(tenant, decision);
   }
 
   void submit(SubmitStream& request, const StreamSink& owner) {
     auto work = std::make_shared<Work>();
+    work->deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    work->request = std::move(request);
+    work->owner = owner;
+    take(work);
+  }
+
+  void embed(EmbedTokens& request, const EmbedSink& owner) {
+    auto work = std::make_shared<Work>();
+    work->deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    work->embedding = std::move(request);
+    work->embed_owner = owner;
+    take(work);
+  }
+
+  void take(const WorkPtr& work) {
+    const auto& tenant = work->tenant();
+    const auto waiting = held.find(tenant);
+    if (waiting == held.end() && !lacks_share(tenant)) {
+      begin(work);
+      carry_out();
+      return;
+    }
+    held[tenant].push_back({work, std::min(now() + lease_patience, work->deadline)});
+    if (waiting == held.end()) want_share(tenant);
+  }
+
+  void begin(const WorkPtr& work) {
+    auto stream = work->embed_owner ? stream_of(work->embedding) : stream_of(work->request);
+    stream.deadline = work->deadline;
+    stream.data = work;
+    auto refused = work->embed_owner ? admit(std::move(stream), work->embed_owner)
+                                     : admit(std::move(stream), work->owner);
+    if (refused) refuse(*work, *refused);
+  }
+
+  cluster::NewStream stream_of(SubmitStream& request) const {
     cluster::NewStream stream;
     stream.tenant = request.tenant.get();
     stream.model = request.model;
@@ -172,47 +170,95 @@ struct RouterState {
     stream.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
     stream.generated_tokens = request.max_new_tokens;
     stream.kv_token_bytes = request.kv_token_bytes;
-    stream.deadline = now() + std::chrono::milliseconds(request.deadline_ms);
     for (auto& spec : request.sequences) {
       stream.sequences.push_back({spec.id.get(), spec.credit, std::move(spec.resumed)});
       spec.resumed.clear();
     }
     const auto* tenant = core->quotas().find(stream.tenant);
     request.weight = tenant != nullptr ? cluster::weight_of(tenant->tier) : 1.0;
-    work->request = std::move(request);
-    work->owner = owner;
-    stream.data = work;
-    if (auto refused = admit(std::move(stream), owner)) {
-      std::vector<SequenceEvent> events;
-      for (const auto& spec : work->request.sequences) {
-        events.push_back(error_event(spec.id, *refused));
-      }
-      emit(owner, std::move(events));
-    }
-    carry_out();
+    return stream;
   }
 
-  void embed(EmbedTokens& request, const EmbedSink& owner) {
-    auto work = std::make_shared<Work>();
+  static cluster::NewStream stream_of(const EmbedTokens& request) {
     cluster::NewStream stream;
     stream.tenant = request.tenant.get();
     stream.model = request.model;
     for (const auto& input : request.inputs) {
       stream.prompt_tokens += static_cast<std::uint32_t>(input.size());
     }
-    stream.deadline = now() + std::chrono::milliseconds(request.deadline_ms);
     stream.sequences.push_back({request.id.get(), 0, {}});
-    work->embedding = std::move(request);
-    work->embed_owner = owner;
-    stream.data = work;
-    if (auto refused = admit(std::move(stream), owner)) {
-      self->send(owner, EmbedResult{work->embedding.id, {}, std::move(*refused), {}});
+    return stream;
+  }
+
+  void refuse(const Work& work, const Error& error) {
+    if (work.embed_owner) {
+      return self->send(work.embed_owner, EmbedResult{work.embedding.id, {}, error, {}});
+    }
+    std::vector<SequenceEvent> events;
+    for (const auto& spec : work.request.sequences) events.push_back(error_event(spec.id, error));
+    emit(work.owner, std::move(events));
+  }
+
+  void cancel(const CancelSequences& message) {
+    for (const RequestId id : message.ids) {
+      if (!cancel_held(id)) core->cancel(id.get(), now(), actions);
     }
     carry_out();
   }
 
-  void cancel(const CancelSequences& message) {
-    for (const RequestId id : message.ids) core->cancel(id.get(), now(), actions);
+  // ---- requests of tenants that this router has no share of at present
+
+  bool lacks_share(const std::string& name) const {
+    if (!want_share || draining) return false;
+    const auto* tenant = core->quotas().find(name);
+    return tenant != nullptr && !tenant->suspended && !core->quotas().has_share(name, now());
+  }
+
+  // Those whose wait is over: there is a share, or no more patience. In the order they came.
+  void begin_held() {
+    const Time at = now();
+    for (auto& [tenant, queue] : held) {
+      const bool waits = lacks_share(tenant);
+      std::erase_if(queue, [&](const Held& each) {
+        if (waits && at < each.until) return false;
+        if (at < each.work->deadline) {
+          begin(each.work);
+        } else {
+          refuse(*each.work, Error(ErrorCode::deadline_exceeded,
+                                   "the request's deadline passed while it waited for a share of "
+                                   "its tenant's quota"));
+        }
+        return true;
+      });
+    }
+    std::erase_if(held, [](const auto& each) { return each.second.empty(); });
+    carry_out();
+  }
+
+  bool cancel_held(RequestId id) {
+    for (auto queue = held.begin(); queue != held.end(); ++queue) {
+      const auto it = std::ranges::find_if(queue->second, [&](const Held& each) {
+        const auto& work = *each.work;
+        return work.embed_owner ? work.embedding.id == id : has_sequence(work, id);
+      });
+      if (it == queue->second.end()) continue;
+      Work& work = *it->work;
+      end_sequence(work, id, EndCause::cancelled, {});
+      std::erase_if(work.request.sequences, [&](const auto& spec) { return spec.id == id; });
+      if (work.request.sequences.empty()) queue->second.erase(it);
+      if (queue->second.empty()) held.erase(queue);
+      return true;
+    }
+    return false;
+  }
+
+  void end_all() {
+    for (const auto& [tenant, queue] : std::exchange(held, {})) {
+      for (const auto& each : queue) {
+        refuse(*each.work, end_error(EndCause::stopped, {}));
+      }
+    }
+    core->end_all(now(), actions);
     carry_out();
   }
 
@@ -422,6 +468,7 @@ struct RouterState {
   }
 
   void tick() {
+    begin_held();
     core->tick(now(), actions);
     if (carry_out() || stale) publish();
   }
@@ -486,30 +533,16 @@ struct RouterState {
   }
 
   void carry_out(const cluster::EndSequence& end) {
-    const auto& work = static_cast<const Work&>(*end.data);
-    Error error(ErrorCode::cancelled, "the request was cancelled");
-    switch (end.cause) {
-      case EndCause::cancelled: break;
-      case EndCause::node_lost:
-        error = Error(ErrorCode::unavailable, "node '" + end.node + "' was lost").retry_after(1000);
-        break;
-      case EndCause::no_node:
-        error = Error(ErrorCode::unavailable, "no node that is ready can go on with the request")
-                    .retry_after(1000);
-        break;
-      case EndCause::overdue:
-        error = Error(ErrorCode::deadline_exceeded,
-                      "the request's deadline passed and its node does not answer");
-        break;
-      case EndCause::stopped:
-        error = Error(ErrorCode::unavailable, "the server has stopped").retry_after(1000);
-        break;
-    }
+    end_sequence(static_cast<const Work&>(*end.data), RequestId(end.id), end.cause, end.node);
+  }
+
+  void end_sequence(const Work& work, RequestId id, EndCause cause, const std::string& node) {
+    Error error = end_error(cause, node);
     if (work.embed_owner) {
-      return self->send(work.embed_owner, EmbedResult{RequestId(end.id), {}, std::move(error), {}});
+      return self->send(work.embed_owner, EmbedResult{id, {}, std::move(error), {}});
     }
-    SequenceEvent event = error_event(RequestId(end.id), std::move(error));
-    if (end.cause == EndCause::cancelled) {
+    SequenceEvent event = error_event(id, std::move(error));
+    if (cause == EndCause::cancelled) {
       event.finish = FinishReason::cancelled;
       event.error.reset();
     }
@@ -536,6 +569,10 @@ struct RouterState {
     self->send(owner, StreamEvents{std::move(events), std::move(charge)});
   }
 
+  static bool has_sequence(const Work& work, RequestId id) {
+    const auto& specs = work.request.sequences;
+    return std::ranges::find(specs, id, &SequenceSpec::id) != specs.end();
+  }
   static SequenceSpec& spec_of(Work& work, cluster::SequenceId id) {
     auto& specs = work.request.sequences;
     return *std::ranges::find(specs, RequestId(id), &SequenceSpec::id);
@@ -553,6 +590,7 @@ struct RouterState {
     for (const auto& [name, node] : core->nodes()) {
       core->drain(name, Time(1e300), now(), actions);
     }
+    begin_held();
     publish();
   }
 
@@ -596,11 +634,11 @@ RouterActor::behavior_type router(RouterState::Self self,
   auto& state = self->state;
   state.board = config->board;
   state.queues = &config->ledger->account(Component::queues, "", shared_tenant);
+  state.want_share = config->want_share;
+  state.lease_patience = config->lease_patience;
+  config->settings.leases = config->want_share != nullptr;
   state.core.emplace(config->settings, first_run());
-  for (const auto& tenant : config->tenants) {
-    state.core->set_tenant(tenant, now());
-    state.core->quotas().set_share(tenant.name, 1, cluster::Quotas::no_expiry, now());
-  }
+  for (const auto& tenant : config->tenants) state.core->set_tenant(tenant, now());
   // A router that broke an invariant would leave every request waiting: end the process instead.
   self->set_exception_handler([](std::exception_ptr& thrown) -> caf::error {
     try {
@@ -628,13 +666,10 @@ RouterActor::behavior_type router(RouterState::Self self,
       [=](const ModelEntry& entry) { self->state.set_model(entry); },
       [=](const SetPlacements& message) { self->state.set_placements(message); },
       [=](const Drain& message) { self->state.drain(message); },
-      [=](EndAllAtom) {
-        self->state.core->end_all(now(), self->state.actions);
-        self->state.carry_out();
-      },
+      [=](EndAllAtom) { self->state.end_all(); },
       [=](const InRouter& call) {
         call.run(*self->state.core, now(), self->state.actions);
-        self->state.carry_out();
+        self->state.begin_held();
         self->state.publish();
       },
       [=](TickAtom) {

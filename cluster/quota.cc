@@ -111,6 +111,11 @@ void Quotas::set_share(const std::string& tenant, double share, Time expires, Ti
   state.started = state.started || starts;
 }
 
+bool Quotas::has_share(const std::string& tenant, Time now) const {
+  const auto it = tenants_.find(tenant);
+  return it != tenants_.end() && it->second.share > 0 && now < it->second.lease_end;
+}
+
 // Of the caps on what is held at once, the part that is taken here.
 double Quotas::held(const State& state) {
   const Quota& quota = state.tenant.quota;
@@ -221,6 +226,7 @@ Decision Quotas::admit(const std::string& tenant, const Ask& ask, Time now) {
   if (it == tenants_.end() || it->second.removed) return {Verdict::unknown_tenant};
   State& state = it->second;
   update(state, now);
+  state.asked = now;
   Decision decision = decide(state, ask, now);
   decision.requests = rate_state(state, state.requests);
   decision.prompt_tokens = rate_state(state, state.prompt);
@@ -250,6 +256,11 @@ void Quotas::generated(const std::string& tenant, std::uint32_t tokens, Time now
 std::uint32_t Quotas::sequences(const std::string& tenant) const {
   const auto it = tenants_.find(tenant);
   return it == tenants_.end() ? 0 : it->second.sequences;
+}
+
+Time Quotas::last_asked(const std::string& tenant) const {
+  const auto it = tenants_.find(tenant);
+  return it == tenants_.end() ? State().asked : it->second.asked;
 }
 
 double Quotas::demand(const std::string& tenant, Time now) const {

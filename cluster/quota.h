@@ -83,6 +83,7 @@ class Quotas {
   // up; who holds none may start one request within the whole limit while the lease holds.
   void set_share(const std::string& tenant, double share, Time expires, Time now);
   static constexpr Time no_expiry{1e300};
+  bool has_share(const std::string& tenant, Time now) const;
 
   // All of it, or nothing. What was admitted is given back with release().
   Decision admit(const std::string& tenant, const Ask& ask, Time now);
@@ -90,6 +91,8 @@ class Quotas {
   void generated(const std::string& tenant, std::uint32_t tokens, Time now);
 
   std::uint32_t sequences(const std::string& tenant) const;
+  // When it last asked for anything here, admitted or not; long ago if it never did.
+  Time last_asked(const std::string& tenant) const;
   // The part of the quota that this router acts on: its share while the lease holds, at least what
   // the tenant holds here. A renewal of the lease gives none of it up.
   double in_use(const std::string& tenant, Time now) const;
@@ -112,6 +115,7 @@ class Quotas {
     std::uint32_t sequences = 0;
     std::uint64_t kv_bytes = 0;
     double wanted = 0;  // of the caps on what is held at once, lately
+    Time asked{-1e300};
     Bucket requests, prompt, generated;
     Time updated{0};  // buckets and averages
   };

@@ -121,6 +121,7 @@ void Router::set_tenant(const Tenant& tenant, Time now) {
   all_weights_ += weight_of(tenant.tier) - weight;
   weight = weight_of(tenant.tier);
   quotas_.set_tenant(tenant, now);
+  if (!settings_.leases) quotas_.set_share(tenant.name, 1, Quotas::no_expiry, now);
 }
 
 void Router::remove_tenant(const std::string& name) {

@@ -109,6 +109,9 @@ struct RouterSettings {
   Time park{10.0};           // how long a started sequence waits for a node that can take it
   Time deadline_grace{2.0};  // nodes keep the deadlines; this is for one that does not answer
   std::uint32_t most_streams = 65536;
+  // Other routers serve the same tenants: shares come from leases, by Quotas::set_share(). Else
+  // this router has all of every quota.
+  bool leases = false;
 };
 
 class Router {

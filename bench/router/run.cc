@@ -65,10 +65,6 @@ class Run {
     config.ledger = &ledger_;
     config.settings.most_streams = 1'000'000;
     router_ = spawn_router(*system_, std::move(config));
-    InRouter share{[](cluster::Router& router, cluster::Time now, cluster::Actions&) {
-      router.quotas().set_share("local", 1, cluster::Quotas::no_expiry, now);
-    }};
-    caf::anon_send(router_, std::move(share));
     if (options.processes > 0) open_door();
     for (int i = 0; i < options.nodes && clock_; ++i) {
       nodes_.push_back(start_node(*system_, i, options, tally_.emissions, ledger_, clock_));

@@ -65,17 +65,21 @@ struct HouseOptions {
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
   bool park = false;  // sequences that no node can take
+<<<<<<< HEAD
   // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
   // fails, if it does.
   std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};
   bool network = false;  // for a door, where a silent node is not given up
+  std::function<void(const std::string& tenant)> want_share{};
+  std::chrono::milliseconds lease_patience{20'000};
 };
 
 struct House {
   explicit House(HouseOptions options = {})
       : open(options.most_requests, options.most_bytes),
         system(configured(config, options)),
-        router(spawn_router(system, {tenants(options), board, &ledger, settings(options)})) {
+        router(spawn_router(system, {tenants(options), board, &ledger, settings(options),
+                                     options.want_share, options.lease_patience})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(
         RequestServices{ledger, *board, metrics, open, router, options.window, options.deadline});

@@ -48,7 +48,9 @@ void RouterProcess::boot() {
   ++life_;
   up_since_ = world_.now();
   world_.trace("router {} boots, life {}", index_, life_);
-  core_.emplace(cluster::RouterSettings{}, (index_ + 1) << 48 | life_ << 32 | 1);
+  cluster::RouterSettings settings;
+  settings.leases = true;
+  core_.emplace(settings, (index_ + 1) << 48 | life_ << 32 | 1);
   for (const auto& [name, tenant] : cluster_.records.tenants) core_->set_tenant(tenant, now());
   world_.in(tick_s, [this, life = life_] { tick(life); });
 }
