@@ -1,25 +1,41 @@
-// The Administration of a process that has a router. What would have to outlive the process
-// (tenants, join tokens, placements) comes from the configuration and cannot be changed here.
+// The Administration of a process that has a router: what lasts is changed in the directory, what
+// is done at once in the router actor.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "actors/administration.h"
 #include "actors/board.h"
+#include "actors/directory.h"
 #include "actors/messages.h"
+#include "actors/placed_models.h"
+#include "actors/record_keeper.h"
+#include "engine/memory/ledger.h"
 
 namespace plimsoll {
 
+// What it works on; all outlives it.
+struct AdministrationServices {
+  Directory& directory;
+  RecordKeeper& keeper;
+  PlacedModels& models;
+  const Board& board;
+  const Ledger& ledger;
+  RouterActor router;
+  RouterView self;      // its name and address
+  std::string store;    // "memory", "embedded", "etcd"
+  bool shared = false;  // with other routers
+};
+
 class ClusterAdministration final : public Administration {
  public:
-  ClusterAdministration(RouterActor router, std::shared_ptr<Board> board, std::string name,
-                        std::vector<cluster::Tenant> tenants);
+  explicit ClusterAdministration(AdministrationServices services)
+      : services_(std::move(services)) {}
   void stop() { stopping_ = true; }  // ends a drain that is waited for
 
   ClusterView cluster() override;
@@ -39,7 +55,6 @@ class ClusterAdministration final : public Administration {
   Result<void> set_tier(const std::string& tenant, cluster::Tier tier) override;
   Result<void> suspend(const std::string& tenant, bool on) override;
   Result<std::string> rotate_key(const std::string& tenant, std::chrono::seconds grace) override;
-  // Since this process started.
   Result<std::map<std::string, cluster::Usage>> usage() override;
 
   Result<std::vector<ModelView>> models() override;
@@ -49,18 +64,16 @@ class ClusterAdministration final : public Administration {
   Result<void> place_model(const std::string& name, const std::vector<std::string>& nodes) override;
 
  private:
-  // Runs in the router actor. Errors: unavailable, if it does not answer.
-  Result<void> in_router(
-      std::function<void(cluster::Router&, cluster::Time, cluster::Actions&)> run);
+  bool is_recorded(const std::string& node) const;
+  Result<void> change_tenant(const std::string& name,
+                             const std::function<void(cluster::Tenant&)>& change);
+  Result<std::vector<TenantView>> views(const std::vector<cluster::Tenant>& tenants);
+  Result<ModelPlacement> placement(const std::string& model) const;
+  Result<void> check_nodes(const std::vector<std::string>& nodes) const;
 
-  const RouterActor router_;
-  const std::shared_ptr<Board> board_;
-  const std::string name_;
-  const std::vector<cluster::Tenant> tenants_;
+  const AdministrationServices services_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<bool> stopping_{false};
-  std::mutex usage_mutex_;
-  std::map<std::string, cluster::Usage> usage_;
 };
 
 }  // namespace plimsoll

@@ -65,12 +65,10 @@ class StreamHandle final : public GenerationStream {
 }  // namespace
 
 ClusterFrontend::ClusterFrontend(caf::actor_system& system, RequestServices& services,
-                                 std::map<std::string, Served> models, Access access,
-                                 Administration* administration)
+                                 std::map<std::string, Served> models, Access access)
     : system_(system),
       services_(services),
       access_(access),
-      administration_(administration),
       started_(std::chrono::steady_clock::now()),
       // Unique within a cluster: 24 random bits for this process, then a counter.
       next_id_((random_bits() << 40) | 1) {

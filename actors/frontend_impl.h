@@ -32,11 +32,11 @@ class ClusterFrontend final : public Frontend {
     Charge memory;  // the tokenizer's
   };
 
-  // `system`, `services`, the directory and `administration` outlive the frontend and every request
-  // that it started.
+  // `system`, `services`, the directory and the administration outlive the frontend and every
+  // request that it started.
   ClusterFrontend(caf::actor_system& system, RequestServices& services,
-                  std::map<std::string, Served> models, Access access = {},
-                  Administration* administration = nullptr);
+                  std::map<std::string, Served> models, Access access = {});
+  void set_administration(Administration* administration) { administration_ = administration; }
 
   // A model that came or went at run time.
   void add_model(const std::string& name, Served served);
@@ -61,7 +61,7 @@ class ClusterFrontend final : public Frontend {
   caf::actor_system& system_;
   RequestServices& services_;
   const Access access_;
-  Administration* const administration_;
+  Administration* administration_ = nullptr;
   mutable std::mutex models_mutex_;
   std::map<std::string, std::shared_ptr<const Served>> models_;
   const std::chrono::steady_clock::time_point started_;

@@ -105,6 +105,7 @@ struct NodeUp {
   std::vector<std::string> models;
   std::string address = "local";  // "local": in this process, lost only when its actor ends
   std::string version;            // of its software
+  bool cordoned = false;
 };
 // How far a node is with a model: loading while both are empty, else ready in this version, or
 // failed.
@@ -316,7 +317,7 @@ PLIMSOLL_INSPECT(StreamEvents, x.events)
 PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
 PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
 PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
-PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version)
+PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version, x.cordoned)
 PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error, x.placed)
 PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,
                  x.memory_used_bytes, x.memory_limit_bytes, x.probe, x.round_trip_seconds)

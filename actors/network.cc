@@ -186,11 +186,12 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
     if (hello.node.empty() || hello.node.size() > 253 || !(hello.weight > 0)) {
       return fail(ErrorCode::invalid_argument, "a node needs a name and a weight over 0");
     }
-    auto secret = config.admit(hello);
-    if (!secret) return fail(secret.error());
+    auto admission = config.admit(hello);
+    if (!admission) return fail(admission.error());
     ProxyConfig proxy_config;
     proxy_config.node = {hello.node,    self->state.next_epoch(), hello.weight, {}, {},
                          hello.software};
+    proxy_config.node.cordoned = admission->cordoned;
     // Its models come with its first report.
     proxy_config.node.address = "remote";
     if (const auto address = caf::to_string(remote.node()); !address.empty()) {
@@ -203,7 +204,7 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
                             PLIMSOLL_VERSION,
                             proxy_config.node.epoch,
                             static_cast<std::uint32_t>(config.heartbeat.count()),
-                            std::move(*secret)};
+                            std::move(admission->secret)};
     proxy_config.ledger = config.ledger;
     self->system().spawn(proxy, std::make_shared<ProxyConfig>(std::move(proxy_config)));
     return {};
@@ -268,8 +269,8 @@ struct LinkState {
     hello.protocols = config.protocols;
     hello.node = config.node;
     hello.software = PLIMSOLL_VERSION;
-    hello.secret = config.secret;
-    if (config.secret.empty()) hello.join_token = config.join_token;
+    if (config.secret) hello.secret = config.secret();
+    hello.join_token = config.join_token;
     hello.weight = config.weight;
     said_hello = Clock::now();
     caf::anon_send(door, Frame{wire::encode(hello)}, caf::actor_cast<caf::actor>(self));
@@ -288,10 +289,7 @@ struct LinkState {
     self->monitor(proxy);
     epoch = welcome.epoch;
     backoff = std::chrono::milliseconds(100);
-    if (!welcome.secret.empty()) {
-      config.secret = welcome.secret;
-      if (config.keep_secret) config.keep_secret(welcome.secret);
-    }
+    if (!welcome.secret.empty() && config.keep_secret) config.keep_secret(welcome.secret);
     spdlog::info("event=joined router={} address={}:{} epoch={} protocol={}", welcome.router,
                  config.host, config.port, epoch, welcome.protocol);
     reason.clear();

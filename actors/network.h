@@ -43,8 +43,12 @@ struct DoorConfig {
   std::chrono::milliseconds heartbeat{200};
   RouterActor router_actor;
   Ledger* ledger = nullptr;
-  // Whether the node may come in: the secret for it to keep (empty: it has one). May block.
-  std::function<Result<std::string>(const wire::Hello&)> admit;
+  // Whether the node may come in. May block.
+  struct Admission {
+    std::string secret;  // for it to keep; empty: it has one
+    bool cordoned = false;
+  };
+  std::function<Result<Admission>(const wire::Hello&)> admit;
 };
 // Lets nodes join at an address, until the actor ends. Errors: unavailable (address in use).
 struct Door {
@@ -59,7 +63,7 @@ struct LinkConfig {
   bool tls = false;
   std::string node;
   wire::Protocols protocols;
-  std::string secret;
+  std::function<std::string()> secret;  // that it was last given, by whichever router; or empty
   std::string join_token;
   double weight = 1;
   NodeActor node_actor;

@@ -23,9 +23,9 @@ struct ServedEngine {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EmbeddingEngine> embedding;
-  std::string version;  // "name@hash"
-  bool placed = false;  // by LoadModel, not by the configuration
-  Charge kv_promised{};   // what its KV pool may grow to
+  std::string version;   // "name@hash"
+  bool placed = false;   // by LoadModel, not by the configuration
+  Charge kv_promised{};  // what its KV pool may grow to
 };
 
 // Where engine threads post what they have made. Filled in by the node when it starts, which is

@@ -6,7 +6,7 @@
 #include <span>
 #include <utility>
 
-#include "actors/in_router.h"
+#include "actors/router_call.h"
 
 namespace plimsoll {
 namespace {
@@ -101,7 +101,7 @@ bool QuotaLeases::serve(const RouterActor& router, const Names& names, Clock::ti
       need.in_use = quotas.in_use(need.tenant, now);
     }
   };
-  if (!in_router(router, look, router_patience)) return false;
+  if (!call_router(router, look, router_patience)) return false;
 
   struct Share {
     std::string tenant;

@@ -438,8 +438,9 @@ struct RouterState {
 
   void up(const NodeUp& message, const NodeActor& actor) {
     const bool local = message.address == "local";
-    if (!core->join({message.node, message.epoch, message.weight, message.models, local}, now(),
-                    actions)) {
+    if (!core->join(
+            {message.node, message.epoch, message.weight, message.models, local, message.cordoned},
+            now(), actions)) {
       return;
     }
     auto starts = std::exchange(actions, {});  // they go to the new actor

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <fstream>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -19,6 +18,10 @@
 #include "actors/model_loader.h"
 #include "actors/network.h"
 #include "actors/node.h"
+#include "actors/node_secret.h"
+#include "actors/placed_models.h"
+#include "actors/quota_leases.h"
+#include "actors/record_keeper.h"
 #include "actors/registry.h"
 #include "actors/router.h"
 
@@ -29,6 +32,8 @@ constexpr int scheduler_threads = 2;
 // What clients may have open at once, whoever they are; tenants have caps of their own.
 constexpr std::uint32_t most_requests = 4096;
 constexpr std::uint64_t most_request_bytes = 256_MiB;
+// A router that died keeps its name for a while.
+constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
 
@@ -36,13 +41,6 @@ std::string host_name() {
   std::array<char, 256> name{};
   gethostname(name.data(), name.size() - 1);
   return name.data();
-}
-
-// The configuration's, and whom those without a key are taken for where there are no keys.
-std::vector<cluster::Tenant> tenants_of(const ServerConfig& config) {
-  auto tenants = config.tenants;
-  if (config.is_open()) tenants.emplace_back().name = local_tenant;
-  return tenants;
 }
 
 }  // namespace
@@ -60,6 +58,7 @@ struct Server::Impl {
   ModelLoader loader{config, source, ledger, inbox};
   Metrics metrics;
   OpenRequests open{most_requests, most_request_bytes};
+  std::string store;
   std::unique_ptr<Directory> directory;
   ActorSystemConfig system_config{scheduler_threads};
   std::optional<caf::actor_system> system;
@@ -70,8 +69,12 @@ struct Server::Impl {
   caf::actor door;
   std::vector<LinkActor> links;
   std::optional<RequestServices> services;
-  std::optional<ClusterAdministration> administration;
   std::optional<ClusterFrontend> frontend;
+  std::optional<PlacedModels> placed;
+  std::optional<QuotaLeases> leases;
+  std::optional<RecordKeeper> keeper;
+  std::optional<ClusterAdministration> administration;
+  std::optional<NodeSecret> secret;
   std::uint16_t cluster_port = 0;
   std::mutex links_mutex;
   std::set<std::string> serving_links;
@@ -80,6 +83,7 @@ struct Server::Impl {
   bool routes() const { return config.role != Role::node; }
   bool computes() const { return config.role != Role::router; }
   bool has_door() const { return routes() && !config.cluster.listen_host.empty(); }
+  bool shared() const { return routes() && !config.cluster.etcd.empty(); }
   TlsFiles tls() const {
     return {config.cluster.ca_file, config.cluster.certificate, config.cluster.key};
   }
@@ -115,7 +119,7 @@ struct Server::Impl {
     }
     if (computes()) start_node(std::move(node_config));
     if (routes()) {
-      if (auto started = start_router(entries); !started) return started;
+      start_router(entries);
     } else if (auto joined = start_links(); !joined) {
       return joined;
     }
@@ -133,23 +137,84 @@ struct Server::Impl {
     services.emplace(RequestServices{ledger, *board, metrics, open, router,
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
-    if (router) {
-      administration.emplace(router, board, config.cluster.name, tenants_of(config));
-    }
     frontend.emplace(*system, *services, std::move(served),
-                     Access{directory.get(), config.is_open()},
-                     administration ? &*administration : nullptr);
-    return {};
+                     Access{directory.get(), config.is_open()});
+    if (router) start_administration();
+    return has_door() ? open_door() : Result<void>();
+  }
+
+  Result<std::shared_ptr<storage::StateStore>> open_store() {
+    const auto& cluster = config.cluster;
+    if (shared()) {
+      store = "etcd";
+      storage::EtcdOptions options;
+      options.endpoints = cluster.etcd;
+      options.ca_file = cluster.etcd_ca_file;
+      options.certificate = cluster.etcd_certificate;
+      options.key = cluster.etcd_key;
+      options.prefix = cluster.etcd_prefix;
+      return storage::open_etcd_store(options);
+    }
+    if (routes() && !cluster.state_directory.empty()) {
+      store = "embedded";
+      return storage::open_embedded_store(cluster.state_directory / "records");
+    }
+    store = "memory";
+    return storage::make_memory_store();
   }
 
   Result<void> open_directory() {
-    auto opened = Directory::open(storage::make_memory_store(), config.cluster.name);
+    auto state = open_store();
+    if (!state) return fail(std::move(state.error()));
+    auto opened = Directory::open(std::move(*state), config.cluster.name);
     if (!opened) return fail(std::move(opened.error()));
     directory = std::move(*opened);
-    for (const auto& tenant : tenants_of(config)) {
-      if (auto made = directory->create_tenant(tenant); !made) return made;
+    if (auto named = take_name(); !named) return named;
+    auto tenants = config.tenants;
+    if (config.is_open()) tenants.emplace_back().name = local_tenant;
+    for (const auto& tenant : tenants) {
+      if (auto declared = directory->declare_tenant(tenant); !declared) return declared;
     }
     return {};
+  }
+
+  // Among the routers that share their records.
+  Result<void> take_name() {
+    if (!shared()) return {};
+    const auto until = std::chrono::steady_clock::now() + name_patience;
+    for (;;) {
+      RouterRecord own;
+      own.name = config.cluster.name;
+      own.address = rpc_address();
+      own.software = PLIMSOLL_VERSION;
+      auto announced = directory->announce_router(own);
+      const bool taken = !announced && announced.error().code == ErrorCode::already_exists;
+      if (!taken || std::chrono::steady_clock::now() >= until) return announced;
+      std::this_thread::sleep_for(std::chrono::milliseconds(250));
+    }
+  }
+
+  std::string rpc_address() const {
+    const auto& listen = config.rpc.listen;
+    return listen.port == 0 ? "" : to_string(Address{listen.host, listen.port});
+  }
+
+  void start_administration() {
+    placed.emplace(config, loader, *frontend, registry, router);
+    RecordKeeperConfig keeping;
+    keeping.router = router;
+    keeping.name = config.cluster.name;
+    keeping.address = rpc_address();
+    keeping.shared = shared();
+    keeping.on_placements = [this](const auto& placements) { placed->set(placements); };
+    if (leases) keeping.renew_leases = [this] { leases->renew(router); };
+    keeper.emplace(*directory, std::move(keeping));
+    RouterView self;
+    self.name = config.cluster.name;
+    self.address = rpc_address();
+    administration.emplace(AdministrationServices{*directory, *keeper, *placed, *board, ledger,
+                                                  router, std::move(self), store, shared()});
+    frontend->set_administration(&*administration);
   }
 
   Result<void> load(const ModelConfig& model, const LoadProgress& progress, NodeConfig& node_config,
@@ -204,10 +269,14 @@ struct Server::Impl {
     return loader.load_engine(*model, *entry);
   }
 
-  Result<void> start_router(const std::vector<ModelEntry>& entries) {
+  void start_router(const std::vector<ModelEntry>& entries) {
     RouterConfig router_config;
-    router_config.tenants = tenants_of(config);
+    router_config.tenants = directory->tenants();
     router_config.board = board;
+    if (shared()) {
+      leases.emplace(*directory, [this] { keeper->wake(); });
+      router_config.want_share = [this](const std::string& tenant) { leases->want(tenant); };
+    }
     router_config.ledger = &ledger;
     router_config.settings.health.heartbeat = config.cluster.heartbeat;
     router_config.settings.health.timeout = config.cluster.node_timeout;
@@ -222,7 +291,38 @@ struct Server::Impl {
       for (const auto& entry : entries) description.models.push_back(entry.name);
       introduce(router, node, std::move(description));
     }
-    return has_door() ? open_door() : Result<void>();
+  }
+
+  // Asked on the door's thread.
+  Result<DoorConfig::Admission> admit(const wire::Hello& hello) {
+    const auto now_s = static_cast<std::uint64_t>(std::time(nullptr));
+    DoorConfig::Admission admission;
+    if (!hello.secret.empty() && directory->check_node(hello.node, hello.secret)) {
+      for (const auto& record : directory->nodes()) {
+        if (record.name != hello.node) continue;
+        admission.cordoned = record.cordoned;
+        if (record.drain_until_ms == 0) continue;
+        // It was drained to be started again, and here it is.
+        if (auto over = directory->set_drain(hello.node, 0); !over) return fail(over.error());
+      }
+      return admission;
+    }
+    Result<std::string> fresh;
+    if (config.is_open()) {
+      fresh = directory->welcome_node(hello.node, now_s);
+    } else if (!hello.join_token.empty()) {
+      fresh = directory->admit_node(hello.node, hello.join_token, now_s);
+    } else if (hello.secret.empty()) {
+      fresh = fail(ErrorCode::permission_denied,
+                   "a node that is new needs a join token: `plimsoll cluster join-token create`");
+    } else {
+      fresh = fail(ErrorCode::permission_denied,
+                   "the node's secret is not valid here: it was removed, or belongs to another "
+                   "cluster; give it a join token");
+    }
+    if (!fresh) return fail(std::move(fresh.error()));
+    admission.secret = std::move(*fresh);
+    return admission;
   }
 
   Result<void> open_door() {
@@ -234,7 +334,7 @@ struct Server::Impl {
     settings.heartbeat = config.cluster.heartbeat;
     settings.router_actor = router;
     settings.ledger = &ledger;
-    settings.admit = [](const wire::Hello&) -> Result<std::string> { return std::string(); };
+    settings.admit = [this](const wire::Hello& hello) { return admit(hello); };
     auto opened = plimsoll::open_door(*system, std::move(settings));
     if (!opened) return fail(std::move(opened.error()));
     door = opened->actor;
@@ -243,6 +343,8 @@ struct Server::Impl {
   }
 
   Result<void> start_links() {
+    const auto& state = config.cluster.state_directory;
+    secret.emplace(state.empty() ? state : state / "node-secret");
     for (const auto& text : config.cluster.join) {
       auto address = parse_address(text);
       if (!address) return fail(std::move(address.error()));
@@ -251,35 +353,16 @@ struct Server::Impl {
       link.port = address->port;
       link.tls = !tls().empty();
       link.node = config.cluster.name;
-      link.secret = kept_secret();
+      link.secret = [this] { return secret->get(); };
       link.join_token = config.cluster.join_token;
       link.weight = config.cluster.weight;
       link.node_actor = node;
       link.timeout = 3 * config.cluster.node_timeout;
-      link.keep_secret = [this](const std::string& secret) { keep_secret(secret); };
+      link.keep_secret = [this](const std::string& fresh) { secret->set(fresh); };
       link.on_state = [this, text](bool serving, const std::string&) { note_link(text, serving); };
       links.push_back(spawn_link(*system, std::move(link)));
     }
     return {};
-  }
-
-  std::filesystem::path secret_file() const {
-    return config.cluster.state_directory / "node-secret";
-  }
-  std::string kept_secret() const {
-    std::string secret;
-    if (!config.cluster.state_directory.empty()) std::ifstream(secret_file()) >> secret;
-    return secret;
-  }
-  void keep_secret(const std::string& secret) const {
-    if (config.cluster.state_directory.empty()) return;
-    std::error_code error;
-    std::filesystem::create_directories(config.cluster.state_directory, error);
-    const auto file = secret_file();
-    std::ofstream(file) << secret << "\n";
-    std::filesystem::permissions(
-        file, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write, error);
-    if (error) spdlog::error("event=secret_not_kept file=\"{}\"", file.string());
   }
 
   // A node's board shows itself: ready while a router takes its work.
@@ -350,6 +433,8 @@ struct Server::Impl {
     };
     for (auto& link : links) end(link);
     end(door);
+    if (placed) placed->stop();
+    if (keeper) keeper->stop();
     end(governor);
     end(registry);
     end(node);

@@ -47,6 +47,10 @@ bool Membership::apply(const std::string& node, std::uint64_t epoch, NodeEvent e
   return true;
 }
 
+void Membership::forget(const std::string& node) {
+  if (nodes_.erase(node) != 0) ++version_;
+}
+
 const Member* Membership::find(const std::string& node) const {
   const auto it = nodes_.find(node);
   return it == nodes_.end() ? nullptr : &it->second;

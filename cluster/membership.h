@@ -32,6 +32,8 @@ class Membership {
   // new.
   bool apply(const std::string& node, std::uint64_t epoch, NodeEvent event);
 
+  void forget(const std::string& node);
+
   const std::map<std::string, Member>& nodes() const { return nodes_; }
   const Member* find(const std::string& node) const;
   std::uint64_t version() const { return version_; }  // grows with every change

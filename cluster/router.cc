@@ -23,6 +23,7 @@ bool Router::join(const NodeOffer& offer, Time now, Actions& actions) {
   }
   membership_.apply(offer.name, offer.epoch, NodeEvent::join);
   membership_.apply(offer.name, offer.epoch, NodeEvent::ready);
+  if (offer.cordoned) membership_.apply(offer.name, offer.epoch, NodeEvent::cordon);
   Node& node = nodes_[offer.name];
   node.name = offer.name;
   node.epoch = offer.epoch;
@@ -79,6 +80,14 @@ void Router::give_up(Node& node, const std::string& reason, Time now, Actions& a
     }
   }
   nodes_.erase(name);
+}
+
+bool Router::forget(const std::string& node, Time now, Actions& actions) {
+  const bool known = membership_.find(node) != nullptr;
+  const auto it = nodes_.find(node);
+  if (it != nodes_.end()) give_up(it->second, "it was removed", now, actions);
+  membership_.forget(node);
+  return known;
 }
 
 bool Router::cordon(const std::string& node, bool on) {

@@ -59,6 +59,7 @@ struct NodeOffer {
   double weight = 1;
   std::vector<std::string> models;
   bool local = false;  // in the router's own process: given up only by lose()
+  bool cordoned = false;
 };
 
 // ---- what the caller is to do
@@ -130,6 +131,8 @@ class Router {
   void beat(const std::string& node, std::uint64_t epoch, const Beat& beat, Time now);
   void lose(const std::string& node, std::uint64_t epoch, const std::string& reason, Time now,
             Actions& actions);
+  // An operator removed it: what it has goes on elsewhere. False if it is not known.
+  bool forget(const std::string& node, Time now, Actions& actions);
   bool cordon(const std::string& node, bool on);
   // Takes nothing new; what is left at `deadline` is moved to other nodes.
   bool drain(const std::string& node, Time deadline, Time now, Actions& actions);

@@ -38,7 +38,7 @@ struct Hello {
   node @2 :Text;
   software @3 :Text;
   secret @4 :Text;
-  # From an earlier welcome; or else
+  # From an earlier welcome. The token counts where there is none, or it is void.
   joinToken @5 :Text;
   weight @6 :Float64;
 }

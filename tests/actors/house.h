@@ -65,7 +65,6 @@ struct HouseOptions {
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
   bool park = false;  // sequences that no node can take
-<<<<<<< HEAD
   // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
   // fails, if it does.
   std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};

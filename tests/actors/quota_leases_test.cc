@@ -6,7 +6,7 @@
 #include <condition_variable>
 #include <stop_token>
 
-#include "actors/in_router.h"
+#include "actors/router_call.h"
 #include "tests/actors/house.h"
 
 namespace plimsoll {
@@ -27,7 +27,7 @@ cluster::Tenant tenant(const std::string& name, cluster::Quota quota = {}) {
 
 template <class Run>
 void in_house(House& house, Run run) {
-  const auto done = in_router(house.router, std::move(run));
+  const auto done = call_router(house.router, std::move(run));
   EXPECT_TRUE(done) << to_string(done.error());
 }
 void set_tenant(House& house, cluster::Tenant tenant) {

@@ -224,7 +224,9 @@ void RouterProcess::hello(Node& node, std::uint64_t life) {
   const std::size_t i = node.config().index;
   cluster_.network.to_node(
       index_, i, [this, i, life, epoch] { cluster_.nodes[i]->welcome(index_, life, epoch); });
-  const cluster::NodeOffer offer{node.config().name, epoch, node.config().weight, {}, false};
+  const auto& name = node.config().name;
+  const bool cordoned = cluster_.records.cordoned.contains(name);
+  const cluster::NodeOffer offer{name, epoch, node.config().weight, {}, false, cordoned};
   if (!core_->join(offer, now(), actions_)) return;
   // What goes to its old self goes first.
   auto actions = std::exchange(actions_, {});
@@ -233,7 +235,6 @@ void RouterProcess::hello(Node& node, std::uint64_t life) {
   }
   epochs_[i] = epoch;
   heard_[i] = world_.now();
-  if (cluster_.records.cordoned.contains(offer.name)) core_->cordon(offer.name, true);
   std::erase_if(actions,
                 [](const auto& a) { return std::holds_alternative<cluster::NodeGone>(a); });
   actions_ = std::move(actions);
