@@ -117,6 +117,7 @@ ProxyActor::behavior_type proxy(ProxyState::Self self, const std::shared_ptr<Pro
   state.config = std::move(*config);
   state.queues = &state.config.ledger->account(Component::queues, "", shared_tenant);
   self->monitor(state.config.remote);
+  self->monitor(state.config.router);  // a proxy that outlived it would keep the process
   self->set_down_handler([=](caf::down_msg& down) { self->quit(std::move(down.reason)); });
   // The router has given the node up: should it still be there, it starts a new epoch.
   self->set_exit_handler([=](caf::exit_msg& exit) {

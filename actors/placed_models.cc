@@ -94,8 +94,13 @@ void PlacedModels::bring(const std::vector<ModelPlacement>& wanted) {
     const auto it = std::ranges::find(wanted, model, &ModelPlacement::model);
     if (it == wanted.end() || it->source != loaded.placement.source) gone.push_back(model);
   }
-  for (const auto& model : gone) drop(model);
-  tell_router();
+  for (const auto& model : gone) {
+    frontend_.remove_model(model);
+    const std::lock_guard lock(mutex_);
+    loaded_.erase(model);
+  }
+  tell_router();  // first: what is not placed any more needs no version
+  for (const auto& model : gone) forget(model);
   for (const auto& placement : wanted) {
     if (const auto it = loaded_.find(placement.model); it != loaded_.end()) {
       const std::lock_guard lock(mutex_);
@@ -132,15 +137,12 @@ Result<ModelEntry> PlacedModels::load(const ModelPlacement& placement) {
   return std::move(entry);
 }
 
-void PlacedModels::drop(const std::string& model) {
-  frontend_.remove_model(model);
+void PlacedModels::forget(const std::string& model) const {
   ModelEntry entry;
   entry.name = model;
   entry.state = ModelState::gone;
   caf::anon_send(router_, entry);
   caf::anon_send(registry_, std::move(entry));
-  const std::lock_guard lock(mutex_);
-  loaded_.erase(model);
 }
 
 void PlacedModels::tell_router() const {

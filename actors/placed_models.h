@@ -48,7 +48,7 @@ class PlacedModels {
   void run();
   void bring(const std::vector<ModelPlacement>& wanted);
   Result<ModelEntry> load(const ModelPlacement& placement);
-  void drop(const std::string& model);
+  void forget(const std::string& model) const;
   void tell_router() const;
 
   const ServerConfig& config_;

@@ -75,6 +75,7 @@ struct Server::Impl {
   std::optional<RecordKeeper> keeper;
   std::optional<ClusterAdministration> administration;
   std::optional<NodeSecret> secret;
+  const std::uint64_t epoch = static_cast<std::uint64_t>(std::time(nullptr));  // of the own node
   std::uint16_t cluster_port = 0;
   std::mutex links_mutex;
   std::set<std::string> serving_links;
@@ -243,7 +244,7 @@ struct Server::Impl {
 
   void start_node(NodeConfig node_config) {
     node_config.name = config.cluster.name;
-    node_config.epoch = static_cast<std::uint64_t>(std::time(nullptr));
+    node_config.epoch = epoch;
     node_config.inbox = inbox;
     node_config.ledger = &ledger;
     node_config.heartbeat = config.cluster.heartbeat;
@@ -285,7 +286,7 @@ struct Server::Impl {
     if (node) {
       NodeUp description;
       description.node = config.cluster.name;
-      description.epoch = static_cast<std::uint64_t>(std::time(nullptr));
+      description.epoch = epoch;
       description.weight = config.cluster.weight;
       description.version = PLIMSOLL_VERSION;
       for (const auto& entry : entries) description.models.push_back(entry.name);

@@ -160,7 +160,9 @@ class Run {
     config.router = "bench";
     config.router_actor = router_;
     config.ledger = &ledger_;
-    config.admit = [](const wire::Hello&) -> Result<std::string> { return std::string(); };
+    config.admit = [](const wire::Hello&) -> Result<DoorConfig::Admission> {
+      return DoorConfig::Admission{};
+    };
     auto door = plimsoll::open_door(*system_, std::move(config));
     if (!door) throw std::runtime_error(to_string(door.error()));
     door_ = door->actor;

@@ -30,7 +30,9 @@ struct Doorway {
     config.heartbeat = std::chrono::milliseconds(10);
     config.router_actor = house.router;
     config.ledger = &house.ledger;
-    config.admit = [](const wire::Hello&) -> Result<std::string> { return std::string(); };
+    config.admit = [](const wire::Hello&) -> Result<DoorConfig::Admission> {
+      return DoorConfig::Admission{};
+    };
     auto opened = open_door(house.system, std::move(config));
     EXPECT_TRUE(opened) << to_string(opened.error());
     if (opened) door = *opened;
