@@ -37,26 +37,38 @@ def clusters(net, folder):
     finally:
         for one in made:
             one.close()
-        net.close()
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """cluster(nodes=3, ...): a cluster on a network of its own; both end with the test."""
-    need_binaries()
+def net():
+    """Machines on a network of their own."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     try:
         net = Net()
     except NotAllowed as e:
         pytest.skip(f"no network namespaces here: {e}")
+    with net:
+        yield net
+
+
+@pytest.fixture
+def loopback():
+    """Stands in for `net` where nothing happens to the network."""
+    return Loopback()
+
+
+@pytest.fixture
+def cluster(tmp_path, net):
+    """cluster(nodes=3, ...): a cluster on a network of its own; both end with the test."""
+    need_binaries()
     with clusters(net, tmp_path) as make:
         yield make
 
 
 @pytest.fixture
-def local_cluster(tmp_path):
-    """The same on loopback, where nothing happens to the network."""
+def local_cluster(tmp_path, loopback):
+    """The same on loopback."""
     need_binaries()
-    with clusters(Loopback(), tmp_path) as make:
+    with clusters(loopback, tmp_path) as make:
         yield make

@@ -106,9 +106,6 @@ class Loopback:
     def host(self, _name):
         return LoopbackHost()
 
-    def close(self):
-        pass
-
 
 class LoopbackHost:
     address = "127.0.0.1"
