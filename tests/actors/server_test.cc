@@ -2,13 +2,18 @@
 #include "actors/server.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <future>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "actors/administration.h"
+#include "actors/secrets.h"
 #include "tests/actors/testing.h"
 #include "tests/engine/loop/fake_model.h"
 
@@ -206,6 +211,173 @@ TEST(Server, SaysWhichModelCannotBeLoaded) {
   ASSERT_FALSE(twice);
   EXPECT_EQ(twice.error().code, ErrorCode::invalid_argument);
   EXPECT_EQ(held(ledger), 0);
+}
+
+// ---- routers and nodes that are servers of their own
+
+class Cluster : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() /
+              ("plimsoll-cluster-" + std::to_string(::getpid()) + "-" +
+               ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(folder_);
+  }
+  void TearDown() override {
+    nodes_.clear();
+    router_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  void start_router() {
+    auto config = two_models();
+    config.role = Role::router;
+    config.cluster.name = "router";
+    config.cluster.listen_host = "127.0.0.1";
+    config.cluster.listen_port = port_;
+    config.cluster.state_directory = folder_ / "router";
+    config.tenants = {{.name = "platform", .is_operator = true, .keys = {{sha256_hex("key")}}}};
+    config.find_model = find_model;
+    auto started = Server::start(config, {}, fakes(), ledger_);
+    ASSERT_TRUE(started) << to_string(started.error());
+    router_ = std::move(*started);
+    port_ = router_->cluster_port();
+  }
+  Server& start_node(const std::string& name, const std::string& token) {
+    auto config = two_models();
+    config.role = Role::node;
+    config.cluster.name = name;
+    config.cluster.join = {"127.0.0.1:" + std::to_string(port_)};
+    config.cluster.join_token = token;
+    config.cluster.state_directory = folder_ / name;
+    config.find_model = find_model;
+    auto started = Server::start(config, {}, fakes(), ledger_);
+    EXPECT_TRUE(started) << to_string(started.error());
+    nodes_[name] = std::move(*started);
+    return *nodes_[name];
+  }
+  static Result<ModelConfig> find_model(const std::string& source) {
+    return ModelConfig{source, source, {}};
+  }
+  Administration& calls() { return *router_->frontend().administration(); }
+  std::string state_of(const std::string& name) {
+    for (const auto& node : calls().cluster().nodes) {
+      if (node.name == name) return node.state;
+    }
+    return "unknown";
+  }
+  template <class Condition>
+  static bool wait_until(const Condition& condition) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!condition() && std::chrono::steady_clock::now() < until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return condition();
+  }
+  std::string token() { return *calls().create_join_token(std::chrono::minutes(1)); }
+
+  Ledger ledger_;
+  std::filesystem::path folder_;
+  std::uint16_t port_ = 0;
+  std::unique_ptr<Server> router_;
+  std::map<std::string, std::unique_ptr<Server>> nodes_;
+};
+
+TEST_F(Cluster, NodesComeInWithATokenOnceAndBackWithTheirSecret) {
+  start_router();
+  start_node("stranger", "");
+  start_node("forger", "plj-made-up");
+  const auto once = token();
+  start_node("node-1", once);
+  ASSERT_TRUE(wait_until([&] { return state_of("node-1") == "ready"; }));
+  start_node("second", once);
+  nodes_.erase("node-1");
+  ASSERT_TRUE(wait_until([&] { return state_of("node-1") != "ready"; }));
+  start_node("node-1", "");
+  EXPECT_TRUE(wait_until([&] { return state_of("node-1") == "ready"; }));
+  for (const char* outside : {"stranger", "forger", "second"}) {
+    EXPECT_EQ(state_of(outside), "unknown") << outside;
+  }
+  // Removed, it is a stranger too.
+  ASSERT_TRUE(calls().remove("node-1", true));
+  nodes_.erase("node-1");
+  start_node("node-1", "");
+  start_node("node-2", token());
+  ASSERT_TRUE(wait_until([&] { return state_of("node-2") == "ready"; }));
+  EXPECT_EQ(state_of("node-1"), "unknown");
+}
+
+TEST_F(Cluster, ARouterThatIsStartedAgainKnowsWhatItKnew) {
+  start_router();
+  start_node("node-1", token());
+  ASSERT_TRUE(wait_until([&] { return state_of("node-1") == "ready"; }));
+  cluster::Tenant acme;
+  acme.name = "acme";
+  acme.tier = cluster::Tier::guaranteed;
+  const auto key = calls().create_tenant(acme);
+  ASSERT_TRUE(key) << to_string(key.error());
+  const auto ask = [&] {
+    const auto caller = router_->frontend().authenticate(*key);
+    EXPECT_TRUE(caller);
+    auto listener = std::make_shared<Listener>();
+    {
+      const std::lock_guard lock(listener->mutex);
+      listener->consume = true;
+      listener->stream = router_->frontend().generate(*caller, prompt("abc", 7), listener);
+    }
+    EXPECT_TRUE(listener->wait());
+    return !listener->error;
+  };
+  EXPECT_TRUE(ask());
+  ASSERT_TRUE(calls().cordon("node-1", true));
+
+  // It ends although a node is there: what stands for it must not keep the process.
+  const auto before = std::chrono::steady_clock::now();
+  router_->stop(std::chrono::milliseconds(100));
+  router_.reset();
+  EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(10));
+  start_router();
+
+  EXPECT_EQ(calls().tenant("acme")->tenant.tier, cluster::Tier::guaranteed);
+  const auto usage = calls().usage();
+  ASSERT_TRUE(usage) << to_string(usage.error());
+  EXPECT_EQ(usage->at("acme").requests, 1U);
+  EXPECT_EQ(usage->at("acme").generated_tokens, 7U);
+  EXPECT_TRUE(wait_until([&] { return state_of("node-1") == "cordoned"; }));
+  ASSERT_TRUE(calls().cordon("node-1", false));
+  EXPECT_TRUE(ask());
+  EXPECT_EQ(calls().usage()->at("acme").requests, 2U);
+}
+
+TEST_F(Cluster, AModelIsLoadedAtRunTimeAndServedUntilItIsUnloaded) {
+  start_router();
+  start_node("node-1", token());
+  ASSERT_TRUE(wait_until([&] { return state_of("node-1") == "ready"; }));
+  ASSERT_TRUE(calls().load_model("extra", "extra", {}));
+  auto request = prompt("abc", 5);
+  request.model = "extra";
+  const auto served = [&] {
+    const auto listener = std::make_shared<Listener>();
+    {
+      const std::lock_guard lock(listener->mutex);
+      listener->consume = true;
+      listener->stream =
+          router_->frontend().generate({TenantId("platform"), true}, request, listener);
+    }
+    EXPECT_TRUE(listener->wait());
+    return listener->error ? to_string(listener->error->code) : "ok";
+  };
+  EXPECT_TRUE(wait_until([&] { return served() == "ok"; }));
+  bool shown = false;
+  const auto models = calls().models();
+  ASSERT_TRUE(models);
+  for (const auto& model : *models) {
+    shown = shown || (model.name == "extra" && model.source == "extra" &&
+                      model.replicas.size() == 1 && model.replicas[0].state == "ready");
+  }
+  EXPECT_TRUE(shown);
+  ASSERT_TRUE(calls().unload_model("extra"));
+  EXPECT_TRUE(wait_until([&] { return served() == "not_found"; }));
 }
 
 }  // namespace

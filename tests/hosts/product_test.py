@@ -60,7 +60,7 @@ class Product:
         self.rpc = router.wait_for(r"RPC +(\S+:\d+)")[0]
         for name in ("node-1", "node-2"):
             self._ca("issue", name, "--out", folder)
-            self.start_node(name)
+            self.start_node(name, self.join_token())
         self.wait_until(lambda: self.nodes_in("ready") == {"node-1", "node-2"})
 
     def _ca(self, *words):
@@ -88,8 +88,16 @@ class Product:
         self.processes.append(process)
         return process
 
-    def start_node(self, name):
+    def join_token(self):
+        done = self.cli("cluster", "join-token", "create", "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["token"]
+
+    # With a token the first time; with the secret that it was given from then on.
+    def start_node(self, name, token=""):
         member = self._member(name) | {"join": self.door}
+        if token:
+            member["join_token"] = token
         words = [BINARY, "node", "--model", MODEL, "--engine-threads", "1"]
         for key, value in member.items():
             words += ["--cluster-" + key.replace("_", "-"), value]
