@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <future>
 #include <map>
@@ -368,14 +369,13 @@ TEST_F(Cluster, AModelIsLoadedAtRunTimeAndServedUntilItIsUnloaded) {
     return listener->error ? to_string(listener->error->code) : "ok";
   };
   EXPECT_TRUE(wait_until([&] { return served() == "ok"; }));
-  bool shown = false;
-  const auto models = calls().models();
-  ASSERT_TRUE(models);
-  for (const auto& model : *models) {
-    shown = shown || (model.name == "extra" && model.source == "extra" &&
-                      model.replicas.size() == 1 && model.replicas[0].state == "ready");
-  }
-  EXPECT_TRUE(shown);
+  EXPECT_TRUE(wait_until([&] {
+    const auto models = calls().models();
+    return models && std::ranges::any_of(*models, [](const auto& model) {
+             return model.name == "extra" && model.source == "extra" &&
+                    model.replicas.size() == 1 && model.replicas[0].state == "ready";
+           });
+  }));
   ASSERT_TRUE(calls().unload_model("extra"));
   EXPECT_TRUE(wait_until([&] { return served() == "not_found"; }));
 }
