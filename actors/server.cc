@@ -432,13 +432,14 @@ struct Server::Impl {
       if (actor) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
       actor = nullptr;
     };
-    for (auto& link : links) end(link);
+    end(node);
+    for (auto& link : links) end_link(std::exchange(link, nullptr));
+    links.clear();
     end(door);
     if (placed) placed->stop();
     if (keeper) keeper->stop();
     end(governor);
     end(registry);
-    end(node);
     end(router);
     system->await_all_actors_done();  // the engines' threads are joined then
     if (services) services->router = nullptr;
