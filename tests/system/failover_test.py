@@ -47,7 +47,8 @@ def test_an_answer_goes_on_when_its_server_is_killed(servers):
     assert servers[1].cli("generate", *ASKED).stdout == whole.stdout
 
     command = [BINARY, "generate", "--address", addresses(servers), *ASKED]
-    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Unbuffered: communicate() does not see what a buffer has read ahead.
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     begun = client.stdout.read(30)  # mid-stream
     hit = serving(servers)
     hit.process.send_signal(signal.SIGKILL)

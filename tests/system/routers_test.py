@@ -153,7 +153,8 @@ def test_an_answer_outlives_its_router(cluster):
 
     both = ",".join(cluster.rpc.values())
     command = [BINARY, "generate", "--address", both, *ASKED]
-    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Unbuffered: communicate() does not see what a buffer has read ahead.
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     begun = client.stdout.read(30)  # mid-stream
 
     def streams(router):
