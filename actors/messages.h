@@ -48,8 +48,11 @@ struct SubmitStream {
   SamplingParams sampling;  // but for the seed
   std::uint32_t max_new_tokens = 0;
   std::vector<TokenId> stop_tokens;
-  std::uint32_t deadline_ms = 0;     // from when it is sent
-  double weight = 1.0;               // of the tenant's tier; the router's to set
+  std::uint32_t deadline_ms = 0;  // from when it is sent
+  double weight = 1.0;            // of the tenant's tier; the router's to set
+  // Of the tenant's prefix cache, this model's on one node; the router's to set. All ones: no
+  // limit.
+  std::uint64_t cache_bytes = ~std::uint64_t{0};
   std::uint64_t kv_token_bytes = 0;  // that a token takes, for the tenant's quota
   std::vector<SequenceSpec> sequences;
 };
@@ -308,7 +311,8 @@ PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, 
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.model, x.prompt, x.sampling, x.max_new_tokens,
-                 x.stop_tokens, x.deadline_ms, x.weight, x.kv_token_bytes, x.sequences)
+                 x.stop_tokens, x.deadline_ms, x.weight, x.cache_bytes, x.kv_token_bytes,
+                 x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

@@ -87,6 +87,7 @@ struct NodeState {
         sequence.prompt_logprobs = spec.prompt_logprobs;
         sequence.credit = spec.credit;
         sequence.weight = request.weight;
+        sequence.cache_bytes = request.cache_bytes;
         sequence.deadline = deadline;
         accepted = served->engine->submit(std::move(sequence));
       }

@@ -125,9 +125,16 @@ struct RouterState {
     return refusal_error(tenant, decision);
   }
 
+  // As asked for, or the longest that the tenant may ask for.
+  Time deadline_of(const TenantId& name, std::uint32_t asked_ms) const {
+    const auto* tenant = core->quotas().find(name.get());
+    const std::uint32_t most = tenant != nullptr ? tenant->quota.deadline_ms : 0;
+    return now() + std::chrono::milliseconds(most > 0 ? std::min(asked_ms, most) : asked_ms);
+  }
+
   void submit(SubmitStream& request, const StreamSink& owner) {
     auto work = std::make_shared<Work>();
-    work->deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    work->deadline = deadline_of(request.tenant, request.deadline_ms);
     work->request = std::move(request);
     work->owner = owner;
     take(work);
@@ -135,7 +142,7 @@ struct RouterState {
 
   void embed(EmbedTokens& request, const EmbedSink& owner) {
     auto work = std::make_shared<Work>();
-    work->deadline = now() + std::chrono::milliseconds(request.deadline_ms);
+    work->deadline = deadline_of(request.tenant, request.deadline_ms);
     work->embedding = std::move(request);
     work->embed_owner = owner;
     take(work);
@@ -176,6 +183,8 @@ struct RouterState {
     }
     const auto* tenant = core->quotas().find(stream.tenant);
     request.weight = tenant != nullptr ? cluster::weight_of(tenant->tier) : 1.0;
+    request.cache_bytes =
+        core->cache_share(stream.tenant, stream.model).value_or(~std::uint64_t{0});
     return stream;
   }
 

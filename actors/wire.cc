@@ -169,6 +169,7 @@ void write(schema::Submit::Builder out, const SubmitStream& in) {
   fill(out.initStopTokens(in.stop_tokens.size()), in.stop_tokens);
   out.setDeadlineMs(in.deadline_ms);
   out.setWeight(in.weight);
+  out.setCacheBytes(in.cache_bytes);
   auto sequences = out.initSequences(in.sequences.size());
   for (unsigned i = 0; i < sequences.size(); ++i) {
     const auto& from = in.sequences[i];
@@ -205,6 +206,7 @@ Result<Message> read(schema::Submit::Reader in) {
   out.stop_tokens = numbers(in.getStopTokens());
   out.deadline_ms = in.getDeadlineMs();
   out.weight = in.getWeight();
+  out.cache_bytes = in.getCacheBytes();
   for (const auto from : in.getSequences()) {
     out.sequences.push_back({RequestId(from.getRun()), from.getSeed(), numbers(from.getResumed()),
                              from.getCredit(), from.getPromptLogprobs()});

@@ -1,6 +1,7 @@
 #include "cluster/router.h"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 namespace plimsoll::cluster {
@@ -155,6 +156,22 @@ std::vector<std::string> Router::home(const std::string& tenant, const std::stri
     names.emplace_back(nodes[i].name);
   }
   return names;
+}
+
+std::optional<std::uint64_t> Router::cache_share(const std::string& name,
+                                                 const std::string& model) const {
+  const Tenant* tenant = quotas_.find(name);
+  if (tenant == nullptr || tenant->quota.cache_bytes == 0) return std::nullopt;
+  std::set<std::string_view> models{model};
+  for (const auto& [node, state] : nodes_) {
+    for (const auto& each : state.models) {
+      const auto& allowed = tenant->quota.models;
+      if (allowed.empty() || std::ranges::find(allowed, each) != allowed.end()) models.insert(each);
+    }
+  }
+  const auto nodes = candidates(model, nullptr, {}).size();
+  const auto homes = std::max<std::size_t>(1, home_of(name, nodes));
+  return tenant->quota.cache_bytes / (homes * models.size());
 }
 
 std::map<std::string, Usage> Router::take_usage() { return std::exchange(usage_, {}); }

@@ -162,6 +162,10 @@ class Router {
   void remove_tenant(const std::string& name);
   // Its nodes for a model (empty: whatever the model), best first.
   std::vector<std::string> home(const std::string& tenant, const std::string& model = {}) const;
+  // Of its quota's cache_bytes, the part of one model on one node: the nodes of its home set and
+  // the models that it may use share alike. Nothing: there is no limit.
+  std::optional<std::uint64_t> cache_share(const std::string& tenant,
+                                           const std::string& model) const;
   // What was used since the last call.
   std::map<std::string, Usage> take_usage();
 

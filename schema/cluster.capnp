@@ -105,6 +105,8 @@ struct Submit {
     credit @3 :UInt32;
     promptLogprobs @4 :Bool;
   }
+  cacheBytes @9 :UInt64 = 0xffffffffffffffff;
+  # Of the KV in this model's prefix tree, what the tenant may have put there.
 }
 
 struct Sampling {

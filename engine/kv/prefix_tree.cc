@@ -47,7 +47,7 @@ std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
 }
 
 void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<const TokenId> tokens,
-                        std::span<const BlockId> blocks) {
+                        std::span<const BlockId> blocks, std::uint32_t tenant_blocks) {
   assert(tokens.size() >= blocks.size() * block_tokens_);
   if (limit_ == 0 || blocks.empty()) return;
   auto root = roots_.find(salt);
@@ -61,7 +61,13 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
     if (child == none) {
       // Counted as a child already, so that making room does not take the parent away.
       ++nodes_[node].children;
-      if (size() >= limit_ && evict(1) == 0) {
+      // All that is over at once: each eviction may walk the whole list.
+      if (owner.stats.blocks >= tenant_blocks) {
+        const auto more = static_cast<std::uint32_t>(
+            std::min<std::size_t>(blocks.size() - i, std::max(tenant_blocks, 1U)));
+        evict_from(&owner, owner.stats.blocks - tenant_blocks + more);
+      }
+      if (owner.stats.blocks >= tenant_blocks || (size() >= limit_ && evict(1) == 0)) {
         --nodes_[node].children;
         break;
       }
@@ -84,11 +90,14 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
   drop_empty_root(salt);
 }
 
-std::uint32_t PrefixTree::evict(std::uint32_t count) {
+std::uint32_t PrefixTree::evict(std::uint32_t count) { return evict_from(nullptr, count); }
+
+std::uint32_t PrefixTree::evict_from(const Tenant* owner, std::uint32_t count) {
   std::uint32_t dropped = 0;
   for (Index index = oldest_; index != none && dropped < count;) {
     const Index newer = nodes_[index].newer;
-    if (nodes_[index].children == 0 && pool_.references(nodes_[index].block) == 1) {
+    if ((owner == nullptr || nodes_[index].tenant == owner) && nodes_[index].children == 0 &&
+        pool_.references(nodes_[index].block) == 1) {
       remove(index);
       ++dropped;
     }

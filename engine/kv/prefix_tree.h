@@ -52,9 +52,10 @@ class PrefixTree {
 
   // Keeps the full blocks of tokens[0, blocks.size() * block_tokens): blocks[i] holds the keys and
   // values of the i-th. What is known already keeps its first block. At the limit the least
-  // recently used goes; where nothing can go, the rest is not kept.
+  // recently used goes, and at the tenant's own limit, `tenant_blocks`, the least recently used of
+  // those that it put in; where nothing can go, the rest is not kept.
   void insert(std::string_view salt, const TenantId& tenant, std::span<const TokenId> tokens,
-              std::span<const BlockId> blocks);
+              std::span<const BlockId> blocks, std::uint32_t tenant_blocks = ~0U);
 
   // Drops up to `count` blocks that only the tree refers to. Returns how many.
   std::uint32_t evict(std::uint32_t count);
@@ -91,6 +92,7 @@ class PrefixTree {
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;
   Index new_node();
   void remove(Index index);
+  std::uint32_t evict_from(const Tenant* owner, std::uint32_t count);  // null: from all
   void unlink(Index index);
   void link_newest(Index index);
   void touch_path(Index leaf);

@@ -98,6 +98,7 @@ class LoopEngine final : public Engine {
   bool grow(Sequence& sequence, std::uint32_t tokens);
   void preempt(Sequence& sequence);
   void keep_prefix(Sequence& sequence);
+  std::uint32_t cacheable_blocks(const SequenceRequest& request) const;
   void release_blocks(Sequence& sequence);
   void take_logits(Sequence& sequence, const PlannedChunk& chunk, std::span<float> logits);
   void charge_service(Sequence& sequence);
@@ -537,7 +538,12 @@ void LoopEngine::keep_prefix(Sequence& sequence) {
   if (!config_.prefix_sharing) return;
   const std::uint32_t full = sequence.computed / pool_.layout().block_tokens;
   tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens,
-               std::span(sequence.blocks).first(full));
+               std::span(sequence.blocks).first(full), cacheable_blocks(sequence.request));
+}
+
+std::uint32_t LoopEngine::cacheable_blocks(const SequenceRequest& request) const {
+  const std::uint64_t blocks = request.cache_bytes / pool_.layout().block_bytes();
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, pool_.capacity()));
 }
 
 void LoopEngine::release_blocks(Sequence& sequence) {

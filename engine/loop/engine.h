@@ -48,6 +48,8 @@ struct SequenceRequest {
   bool prompt_logprobs = false;       // score the prompt's tokens too
   std::uint32_t credit = ~0U;         // tokens that may be emitted before add_credit()
   double weight = 1.0;                // of the tenant next to others; over 0
+  // Of the KV in the prefix tree, what this tenant may have put there; the last given counts.
+  std::uint64_t cache_bytes = ~std::uint64_t{0};
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 

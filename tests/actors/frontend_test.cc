@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "actors/frontend_impl.h"
+#include "actors/router_call.h"
 #include "tests/actors/house.h"
 
 namespace plimsoll {
@@ -202,6 +203,28 @@ TEST(Frontend, TheDeadlineEndsARequest) {
   ASSERT_TRUE(answer->wait());
   ASSERT_TRUE(answer->error);
   EXPECT_EQ(answer->error->code, ErrorCode::deadline_exceeded);
+}
+
+TEST(Frontend, TheTenantsQuotaBoundsDeadlineAndCache) {
+  House house;
+  cluster::Tenant tenant;
+  tenant.name = "local";
+  tenant.quota.deadline_ms = 50;
+  tenant.quota.cache_bytes = 6000;
+  const auto set =
+      call_router(house.router, [&](auto& core, auto now, auto&) { core.set_tenant(tenant, now); });
+  ASSERT_TRUE(set);
+  house.engines[0]->hold = true;
+  auto request = House::text("abc");
+  request.deadline_ms = 3'600'000;
+  const auto answer = house.generate(std::move(request));
+  ASSERT_TRUE(answer->wait());
+  ASSERT_TRUE(answer->error);
+  EXPECT_EQ(answer->error->code, ErrorCode::deadline_exceeded);
+  const auto seen = house.engines[0]->requests();
+  ASSERT_EQ(seen.size(), 1U);
+  EXPECT_LE(seen[0].cache_bytes, 6000U);
+  EXPECT_GT(seen[0].cache_bytes, 0U);
 }
 
 TEST(Frontend, ATenantsCapCountsAllItsSequences) {

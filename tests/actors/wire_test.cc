@@ -34,6 +34,7 @@ TEST(Wire, Submissions) {
   in.stop_tokens = {4, 5};
   in.deadline_ms = 5000;
   in.weight = 4;
+  in.cache_bytes = 1 << 20;
   in.sequences = {{RequestId(~0ULL), ~0ULL - 1, {8, 9}, 16, true}, {RequestId(2), 3, {}, 0, false}};
   const auto out = through(in);
   EXPECT_EQ(out.tenant, in.tenant);
@@ -51,6 +52,7 @@ TEST(Wire, Submissions) {
   EXPECT_EQ(out.stop_tokens, in.stop_tokens);
   EXPECT_EQ(out.deadline_ms, 5000U);
   EXPECT_EQ(out.weight, 4);
+  EXPECT_EQ(out.cache_bytes, 1U << 20);
   ASSERT_EQ(out.sequences.size(), 2U);
   EXPECT_EQ(out.sequences[0].id, RequestId(~0ULL));
   EXPECT_EQ(out.sequences[0].seed, ~0ULL - 1);

@@ -26,10 +26,11 @@ class PrefixTreeTest : public testing::Test {
  protected:
   // Puts the full blocks of a finished sequence into the tree.
   std::vector<BlockId> finish(const std::string& salt, const TenantId& tenant,
-                              const std::vector<TokenId>& tokens) {
+                              const std::vector<TokenId>& tokens,
+                              std::uint32_t tenant_blocks = ~0U) {
     std::vector<BlockId> blocks;
     for (std::size_t i = 0; i < tokens.size() / 16; ++i) blocks.push_back(*pool_.allocate());
-    tree_.insert(salt, tenant, tokens, blocks);
+    tree_.insert(salt, tenant, tokens, blocks, tenant_blocks);
     release(blocks);
     return blocks;
   }
@@ -150,6 +151,36 @@ TEST_F(PrefixTreeTest, StaysWithinItsLimit) {
   finish("a", alice, text(16));
   EXPECT_EQ(tree_.size(), 0U);
   EXPECT_EQ(pool_.free_count(), 12U);
+}
+
+TEST_F(PrefixTreeTest, ATenantAtItsLimitLosesItsOwnLeastRecentlyUsed) {
+  finish("b", bob, text(48));  // the oldest of all
+  finish("a", alice, text(32), 3);
+  finish("a", alice, text(32, 500), 3);
+  EXPECT_EQ(tree_.stats(alice).blocks, 3U);
+  EXPECT_EQ(matched("a", text(33, 500)), 2U);
+  EXPECT_EQ(matched("a", text(33)), 1U);
+  // A text that is longer than the limit: its beginning stays.
+  finish("a", alice, text(80, 900), 3);
+  EXPECT_EQ(matched("a", text(81, 900)), 3U);
+  // A smaller limit holds from the next text on; none at all keeps nothing.
+  finish("a", alice, text(16, 700), 1);
+  EXPECT_EQ(tree_.stats(alice).blocks, 1U);
+  EXPECT_EQ(matched("a", text(17, 700)), 1U);
+  finish("a", alice, text(16, 800), 0);
+  EXPECT_EQ(matched("a", text(17, 800)), 0U);
+  EXPECT_EQ(tree_.stats(bob).blocks, 3U);
+  EXPECT_EQ(matched("b", text(49)), 3U);
+  EXPECT_EQ(pool_.free_count(), 12U - tree_.size());
+}
+
+TEST_F(PrefixTreeTest, ATenantsLimitSparesWhatOthersBuildOn) {
+  finish("group", alice, text(32), 2);
+  finish("group", bob, text(48));  // his block hangs below hers
+  finish("group", alice, text(32, 500), 2);
+  EXPECT_EQ(matched("group", text(49)), 3U);
+  EXPECT_EQ(matched("group", text(33, 500)), 0U);
+  EXPECT_EQ(tree_.stats(alice).blocks, 2U);
 }
 
 TEST_F(PrefixTreeTest, ChargesNodesToTheTenantThatMadeThem) {

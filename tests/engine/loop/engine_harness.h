@@ -35,8 +35,8 @@ class EngineHarness {
     config.model_version = "fake@1";
     model.limits = config.limits;
     auto fake = std::make_unique<FakeModel>(std::move(model));
-    config.kv_budget_bytes =
-        blocks * fake->kv_layout(config.block_tokens, config.kv_type).block_bytes();
+    block_bytes_ = fake->kv_layout(config.block_tokens, config.kv_type).block_bytes();
+    config.kv_budget_bytes = blocks * block_bytes_;
     start(std::move(fake), config);
   }
   EngineHarness(std::unique_ptr<CausalModel> model, const EngineConfig& config, Ledger& ledger)
@@ -46,6 +46,7 @@ class EngineHarness {
 
   Engine& engine() { return *engine_; }
   Ledger& ledger() { return ledger_; }
+  std::uint64_t block_bytes() const { return block_bytes_; }  // with a fake model
   std::uint32_t vocab() const { return engine_->model().vocab; }
   void stop() { engine_.reset(); }
 
@@ -85,6 +86,7 @@ class EngineHarness {
   }
 
  private:
+  std::uint64_t block_bytes_ = 0;
   template <class Condition>
   bool poll(Condition condition) {
     for (int i = 0; i < 20'000; ++i) {

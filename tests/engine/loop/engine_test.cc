@@ -341,6 +341,24 @@ TEST(Engine, TakesAKnownBeginningFromTheTenantsOwnTree) {
   EXPECT_EQ(harness.engine().stats().cached_prompt_tokens_total, 80U);
 }
 
+TEST(Engine, KeepsNoMoreOfATenantThanItMayCache) {
+  EngineHarness harness(small(), 64);
+  auto request = make_request(1, make_prompt(80, 1), 1);
+  request.cache_bytes = 3 * harness.block_bytes() + 1;
+  ASSERT_TRUE(harness.engine().submit(request));
+  harness.outcome(1);
+  EXPECT_EQ(harness.engine().stats().kv_blocks_cached, 3U);
+  request.id = RequestId{2};
+  ASSERT_TRUE(harness.engine().submit(request));
+  EXPECT_EQ(harness.outcome(2).usage.cached_tokens, 48U);
+  EXPECT_EQ(harness.outcome(2).tokens, alone(request));
+
+  auto other = make_request(3, make_prompt(80, 2), 1, "bob");
+  ASSERT_TRUE(harness.engine().submit(other));
+  harness.outcome(3);
+  EXPECT_EQ(harness.engine().stats().kv_blocks_cached, 3U + 5U);
+}
+
 TEST(Engine, SharesAPromptWhileItsFirstSequenceStillRuns) {
   EngineHarness harness(small(), 64, slow());
   auto first = endless(1);
