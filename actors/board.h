@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "actors/frontend.h"
+#include "cluster/event_log.h"
 
 namespace plimsoll {
 
@@ -32,7 +33,12 @@ class Board {
   void set_pressure(PressureLevel level) { pressure_ = level; }
   PressureLevel pressure() const { return pressure_; }
 
+  // Of this process and of the nodes that report to it.
+  cluster::EventLog& events() { return events_; }
+  const cluster::EventLog& events() const { return events_; }
+
  private:
+  cluster::EventLog events_;
   mutable std::mutex mutex_;
   std::vector<NodeStatus> nodes_;
   std::vector<ModelCard> models_;  // that are ready
