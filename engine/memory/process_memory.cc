@@ -4,10 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
-#include <fstream>
-#include <iterator>
 #include <sstream>
+
+#include "engine/memory/kernel_files.h"
 
 // Present where the program runs on jemalloc.
 extern "C" int mallctl(const char* name, void* old_value, std::size_t* old_length, void* new_value,
@@ -19,102 +18,19 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::optional<std::string> read_file(const fs::path& path) {
-  std::ifstream in(path);
-  if (!in) return std::nullopt;
-  return std::string{std::istreambuf_iterator<char>(in), {}};
-}
-
-std::optional<std::uint64_t> parse_number(std::string_view text) {
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end == text.data()) return std::nullopt;
-  return value;
-}
-
-// A file that holds one number; absent for "max".
-std::optional<std::uint64_t> read_number(const fs::path& path) {
-  const auto text = read_file(path);
-  return text ? parse_number(*text) : std::nullopt;
-}
-
-// The value behind `key ` in a file of "key value" lines.
-std::optional<std::uint64_t> read_keyed(const fs::path& path, std::string_view key) {
-  std::istringstream in(read_file(path).value_or(""));
-  for (std::string name, value; in >> name >> value;) {
-    if (name == key) return parse_number(value);
-  }
-  return std::nullopt;
-}
-
-// Where this process sits: the group's folder, and the mount that it lies in.
-struct Group {
-  fs::path folder;
-  fs::path mount;
-  std::string path;
-};
-
-// cgroups(7): /proc/self/cgroup has "id:controllers:path" lines, v2's with empty controllers.
-std::optional<std::string> group_path(const fs::path& root, bool v2) {
-  std::istringstream in(read_file(root / "proc/self/cgroup").value_or(""));
-  for (std::string line; std::getline(in, line);) {
-    const auto first = line.find(':');
-    const auto second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    if (v2 ? controllers == ",," : controllers.find(",memory,") != std::string::npos) {
-      return line.substr(second + 1);
-    }
-  }
-  return std::nullopt;
-}
-
-// proc_pid_mountinfo(5): "id parent dev root mountpoint options... - type source superoptions".
-std::optional<Group> find_group(const fs::path& root, bool v2) {
-  const auto path = group_path(root, v2);
-  if (!path) return std::nullopt;
-  std::istringstream in(read_file(root / "proc/self/mountinfo").value_or(""));
-  for (std::string line; std::getline(in, line);) {
-    const auto dash = line.find(" - ");
-    if (dash == std::string::npos) continue;
-    std::istringstream before(line.substr(0, dash));
-    std::istringstream after(line.substr(dash + 3));
-    std::string skip;
-    std::string mount_root;
-    std::string mount_point;
-    std::string type;
-    std::string options;
-    before >> skip >> skip >> skip >> mount_root >> mount_point;
-    after >> type >> skip >> options;
-    const bool memory = ("," + options + ",").find(",memory,") != std::string::npos;
-    if (v2 ? type != "cgroup2" : (type != "cgroup" || !memory)) continue;
-    // In a container the mount may begin at the group itself.
-    std::string below = *path;
-    if (mount_root != "/")
-      below = below.starts_with(mount_root) ? below.substr(mount_root.size()) : "";
-    while (below.starts_with('/')) below.erase(0, 1);
-    Group group;
-    group.mount = root / fs::path(mount_point).relative_path();
-    group.folder = below.empty() ? group.mount : group.mount / below;
-    group.path = *path;
-    return group;
-  }
-  return std::nullopt;
-}
-
-std::optional<CgroupMemory> read_v2(const Group& group) {
-  const auto current = read_number(group.folder / "memory.current");
+std::optional<CgroupMemory> read_v2(const CgroupFolder& group) {
+  const auto current = read_kernel_number(group.folder / "memory.current");
   if (!current) return std::nullopt;  // no memory controller, or the root group
   CgroupMemory memory;
   memory.version = CgroupVersion::v2;
   memory.path = group.path;
   memory.current_bytes = *current;
-  memory.high_bytes = read_number(group.folder / "memory.high");
-  memory.oom_kills = read_keyed(group.folder / "memory.events", "oom_kill");
-  memory.limit_hits = read_keyed(group.folder / "memory.events", "max");
+  memory.high_bytes = read_kernel_number(group.folder / "memory.high");
+  memory.oom_kills = read_kernel_keyed(group.folder / "memory.events", "oom_kill");
+  memory.limit_hits = read_kernel_keyed(group.folder / "memory.events", "max");
   // The tightest limit on the way up is the one that kills.
   for (fs::path folder = group.folder;; folder = folder.parent_path()) {
-    if (const auto limit = read_number(folder / "memory.max")) {
+    if (const auto limit = read_kernel_number(folder / "memory.max")) {
       memory.limit_bytes = std::min(memory.limit_bytes.value_or(*limit), *limit);
     }
     if (folder == group.mount || !folder.has_relative_path()) break;
@@ -122,19 +38,19 @@ std::optional<CgroupMemory> read_v2(const Group& group) {
   return memory;
 }
 
-std::optional<CgroupMemory> read_v1(const Group& group) {
-  const auto usage = read_number(group.folder / "memory.usage_in_bytes");
+std::optional<CgroupMemory> read_v1(const CgroupFolder& group) {
+  const auto usage = read_kernel_number(group.folder / "memory.usage_in_bytes");
   if (!usage) return std::nullopt;
   CgroupMemory memory;
   memory.version = CgroupVersion::v1;
   memory.path = group.path;
   memory.current_bytes = *usage;
   constexpr std::uint64_t unlimited = 1ULL << 62;
-  auto limit = read_keyed(group.folder / "memory.stat", "hierarchical_memory_limit");
-  if (!limit) limit = read_number(group.folder / "memory.limit_in_bytes");
+  auto limit = read_kernel_keyed(group.folder / "memory.stat", "hierarchical_memory_limit");
+  if (!limit) limit = read_kernel_number(group.folder / "memory.limit_in_bytes");
   if (limit && *limit < unlimited) memory.limit_bytes = limit;
-  memory.oom_kills = read_keyed(group.folder / "memory.oom_control", "oom_kill");
-  memory.limit_hits = read_number(group.folder / "memory.failcnt");
+  memory.oom_kills = read_kernel_keyed(group.folder / "memory.oom_control", "oom_kill");
+  memory.limit_hits = read_kernel_number(group.folder / "memory.failcnt");
   return memory;
 }
 
@@ -158,7 +74,7 @@ std::optional<MemoryPressure> parse_pressure(const std::string& text) {
       if (name == "avg60") (full ? pressure.full_avg60 : pressure.some_avg60) = value;
       if (name == "total") {
         (full ? pressure.full_total_us : pressure.some_total_us) =
-            parse_number(std::string_view(word).substr(equals + 1)).value_or(0);
+            parse_kernel_number(std::string_view(word).substr(equals + 1)).value_or(0);
       }
     }
   }
@@ -175,7 +91,7 @@ std::uint64_t mallctl_size(const char* name) {
 }  // namespace
 
 Result<ProcessMemory> read_process_memory(const fs::path& proc) {
-  const auto text = read_file(proc / "self/smaps_rollup");
+  const auto text = read_kernel_file(proc / "self/smaps_rollup");
   if (!text) return fail(ErrorCode::unsupported, "cannot read /proc/self/smaps_rollup");
   std::istringstream in(*text);
   std::string line;
@@ -200,29 +116,31 @@ Result<ProcessMemory> read_process_memory(const fs::path& proc) {
 }
 
 Result<CgroupMemory> read_cgroup_memory(const fs::path& root) {
-  if (const auto group = find_group(root, /*v2=*/true)) {
+  if (const auto group = find_cgroup(root, CgroupVersion::v2)) {
     if (auto memory = read_v2(*group)) return *memory;
   }
-  if (const auto group = find_group(root, /*v2=*/false)) {
+  if (const auto group = find_cgroup(root, CgroupVersion::v1)) {
     if (auto memory = read_v1(*group)) return *memory;
   }
   return fail(ErrorCode::not_found, "this process is in no cgroup with a memory controller");
 }
 
 Result<MemoryPressure> read_memory_pressure(const fs::path& root) {
-  if (const auto group = find_group(root, /*v2=*/true)) {
+  if (const auto group = find_cgroup(root, CgroupVersion::v2)) {
     // Every group but the host's root has a cgroup.type.
     std::error_code error;
     const bool scoped = fs::exists(group->folder / "cgroup.type", error);
     if (scoped) {
-      auto pressure = parse_pressure(read_file(group->folder / "memory.pressure").value_or(""));
+      auto pressure =
+          parse_pressure(read_kernel_file(group->folder / "memory.pressure").value_or(""));
       if (pressure) {
         pressure->cgroup_scoped = true;
         return *pressure;
       }
     }
   }
-  if (auto pressure = parse_pressure(read_file(root / "proc/pressure/memory").value_or(""))) {
+  if (auto pressure =
+          parse_pressure(read_kernel_file(root / "proc/pressure/memory").value_or(""))) {
     return *pressure;
   }
   return fail(ErrorCode::not_found, "the kernel offers no pressure stall information");

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/base/result.h"
+#include "engine/memory/kernel_files.h"
 #include "engine/memory/ledger.h"
 
 namespace plimsoll {
@@ -24,8 +25,6 @@ struct ProcessMemory {
   std::uint64_t swap_bytes = 0;
 };
 Result<ProcessMemory> read_process_memory(const std::filesystem::path& proc = "/proc");
-
-enum class CgroupVersion : std::uint8_t { none, v1, v2 };
 
 // The memory controller of the cgroup this process sits in. Limits of "max" (v2) or the v1
 // "unlimited" value are absent.
