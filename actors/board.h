@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,20 @@ class Board {
     const std::lock_guard lock(mutex_);
     return models_;
   }
+  // As the governor last saw it.
+  struct Growth {
+    double bytes_per_second = 0;         // outside KV, over the last minute
+    std::optional<double> alarm_left_s;  // to the limit; only while the growth alarm is up
+    std::optional<double> limit_left_s;  // of all memory, at the rate of the last seconds
+  };
+  void set_growth(const Growth& growth) {
+    const std::lock_guard lock(mutex_);
+    growth_ = growth;
+  }
+  Growth growth() const {
+    const std::lock_guard lock(mutex_);
+    return growth_;
+  }
   void set_pressure(PressureLevel level) { pressure_ = level; }
   PressureLevel pressure() const { return pressure_; }
 
@@ -42,6 +57,7 @@ class Board {
   mutable std::mutex mutex_;
   std::vector<NodeStatus> nodes_;
   std::vector<ModelCard> models_;  // that are ready
+  Growth growth_;
   std::atomic<PressureLevel> pressure_{PressureLevel::green};
 };
 

@@ -83,8 +83,7 @@ struct EmbedState {
     auto& services = *open->services;
     services.metrics.request_ended(Metrics::Operation::embed, open->caller.tenant,
                                    open->model ? open->model->name() : "unknown",
-                                   result ? std::nullopt : std::optional(result.error().code),
-                                   usage);
+                                   result ? nullptr : &result.error(), usage);
     const auto callback = std::move(open->callback);
     open->charge.reset();
     services.open.leave(open->id.get());

@@ -203,7 +203,9 @@ Result<MemoryReport> ClusterFrontend::memory() const {
 }
 
 std::string ClusterFrontend::metrics() const {
-  return services_.metrics.text(status(), services_.open.count(), memory());
+  return services_.metrics.text({status(), services_.open.count(), memory(),
+                                 read_memory_scopes(0).value_or(std::vector<MemoryScope>{}),
+                                 services_.board});
 }
 
 }  // namespace plimsoll

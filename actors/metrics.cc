@@ -6,8 +6,9 @@
 #include <prometheus/text_serializer.h>
 
 #include <map>
+#include <mutex>
+#include <set>
 #include <utility>
-#include <vector>
 
 namespace plimsoll {
 namespace {
@@ -22,8 +23,11 @@ const prometheus::Histogram::BucketBoundaries first_token_buckets = {
 const prometheus::Histogram::BucketBoundaries inter_token_buckets = {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5};
 
-// Families that are not counted up here but read off a snapshot.
-class Snapshot {
+// Reasons come from nodes too, which may be of another version.
+constexpr std::size_t most_reasons = 64;
+
+// Families that are read off a snapshot.
+class Families {
  public:
   void add(const std::string& name, const char* help, MetricType type, const Labels& labels,
            double value) {
@@ -51,7 +55,7 @@ class Snapshot {
   std::vector<MetricFamily> families_;
 };
 
-void add_engine(Snapshot& out, const std::string& node, const std::string& model,
+void add_engine(Families& out, const std::string& node, const std::string& model,
                 const EngineStats& stats) {
   const auto with = [&](const char* state) {
     return Labels{{"node", node}, {"model", model}, {"state", state}};
@@ -83,7 +87,73 @@ void add_engine(Snapshot& out, const std::string& node, const std::string& model
   ended("cancelled", stats.cancelled_total);
 }
 
-void add_memory(Snapshot& out, const MemoryReport& report) {
+void add_node(Families& out, const NodeStatus& node) {
+  const Labels labels{{"node", node.name}};
+  out.gauge("plimsoll_node_ready", "1 while a node takes requests.", labels,
+            node.state == "ready" ? 1 : 0);
+  out.gauge("plimsoll_node_pressure_level", "As plimsoll_pressure_level, of each node.", labels,
+            static_cast<double>(node.pressure));
+  if (node.memory_limit_bytes != 0) {
+    out.gauge("plimsoll_node_memory_used_bytes",
+              "Of a node, what counts against the limit that is nearest.", labels,
+              static_cast<double>(node.memory_used_bytes));
+    out.gauge("plimsoll_node_memory_limit_bytes", "That limit.", labels,
+              static_cast<double>(node.memory_limit_bytes));
+  }
+  for (const auto& [model, stats] : node.models) add_engine(out, node.name, model, stats);
+}
+
+void add_stalls(Families& out, const char* scope, const MemoryPressure& pressure) {
+  const auto share = [&](const char* kind, double percent) {
+    out.gauge("plimsoll_memory_stall_ratio",
+              "Share of the last 10 seconds in which some or all tasks waited for memory (PSI).",
+              {{"scope", scope}, {"kind", kind}}, percent / 100);
+  };
+  share("some", pressure.some_avg10);
+  share("full", pressure.full_avg10);
+}
+
+const char* name(MemoryScope::Kind kind) {
+  switch (kind) {
+    case MemoryScope::Kind::process: return "process";
+    case MemoryScope::Kind::cgroup: return "cgroup";
+    case MemoryScope::Kind::machine: break;
+  }
+  return "machine";
+}
+
+void add_headroom(Families& out, const Metrics::Snapshot& snapshot) {
+  for (const auto& scope : snapshot.scopes) {
+    const Labels labels{{"scope", name(scope.kind)}};
+    out.gauge("plimsoll_memory_used_bytes",
+              "Used under a limit, without what the kernel can take back.", labels,
+              static_cast<double>(scope.used_bytes));
+    out.gauge("plimsoll_memory_limit_bytes", "The limit.", labels,
+              static_cast<double>(scope.limit_bytes));
+  }
+  const auto growth = snapshot.board.growth();
+  out.gauge("plimsoll_memory_growth_bytes_per_second",
+            "Slope of anonymous memory outside KV, over the last minute.", {},
+            growth.bytes_per_second);
+  const auto left = [&](const char* slope, const std::optional<double>& seconds) {
+    if (!seconds) return;
+    out.gauge("plimsoll_memory_seconds_to_limit",
+              "Until a memory limit is reached at the present slope; absent if nothing grows.",
+              {{"slope", slope}}, *seconds);
+  };
+  left("recent", growth.limit_left_s);
+  left("steady", growth.alarm_left_s);
+}
+
+void add_events(Families& out, const cluster::EventLog& events) {
+  for (std::size_t i = 0; i < cluster::event_kinds; ++i) {
+    const auto kind = static_cast<cluster::EventKind>(i);
+    out.counter("plimsoll_events_total", "What the memory governor saw and did, by kind.",
+                {{"kind", std::string(to_string(kind))}}, static_cast<double>(events.total(kind)));
+  }
+}
+
+void add_memory(Families& out, const MemoryReport& report) {
   const char* help = "The memory ledger, and what it does not explain.";
   const auto row = [&](std::string_view component, const std::string& version,
                        const std::string& tenant, std::string_view kind, std::int64_t bytes) {
@@ -110,6 +180,9 @@ void add_memory(Snapshot& out, const MemoryReport& report) {
   process("anonymous", report.process.anonymous_bytes);
   process("file", report.process.file_bytes);
   process("swap", report.process.swap_bytes);
+  if (report.pressure && report.pressure->cgroup_scoped)
+    add_stalls(out, "cgroup", *report.pressure);
+  if (report.host_pressure) add_stalls(out, "host", *report.host_pressure);
   if (report.cgroup) {
     out.gauge("plimsoll_cgroup_memory_bytes", "Memory of this process's cgroup.", {},
               static_cast<double>(report.cgroup->current_bytes));
@@ -122,7 +195,7 @@ void add_memory(Snapshot& out, const MemoryReport& report) {
 
 }  // namespace
 
-struct Metrics::Families {
+struct Metrics::Counters {
   prometheus::Registry registry;
   prometheus::Family<prometheus::Counter>& requests =
       prometheus::BuildCounter()
@@ -134,6 +207,11 @@ struct Metrics::Families {
           .Name("plimsoll_tokens_total")
           .Help("Tokens of requests that have ended; prompt includes cached.")
           .Register(registry);
+  prometheus::Family<prometheus::Counter>& refusals =
+      prometheus::BuildCounter()
+          .Name("plimsoll_refusals_total")
+          .Help("Requests that ended with an error before their first token, by its reason.")
+          .Register(registry);
   prometheus::Family<prometheus::Histogram>& first_token =
       prometheus::BuildHistogram()
           .Name("plimsoll_time_to_first_token_seconds")
@@ -144,23 +222,39 @@ struct Metrics::Families {
           .Name("plimsoll_inter_token_latency_seconds")
           .Help("Between two tokens of one choice.")
           .Register(registry);
+
+  std::string bounded(const std::string& reason) {
+    const std::lock_guard lock(mutex);
+    if (reasons.contains(reason) || reasons.size() < most_reasons) {
+      return *reasons.insert(reason).first;
+    }
+    return "other";
+  }
+
+ private:
+  std::mutex mutex;
+  std::set<std::string> reasons;
 };
 
-Metrics::Metrics() : families_(std::make_unique<Families>()) {}
+Metrics::Metrics() : counters_(std::make_unique<Counters>()) {}
 Metrics::~Metrics() = default;
 
 void Metrics::request_ended(Operation operation, const TenantId& tenant, const std::string& model,
-                            std::optional<ErrorCode> error, const GenerationUsage& usage) {
-  const std::string code = error ? std::string(to_string(*error)) : "ok";
-  families_->requests
+                            const Error* error, const GenerationUsage& usage) {
+  const std::string code = error != nullptr ? std::string(to_string(error->code)) : "ok";
+  counters_->requests
       .Add({{"operation", operation == Operation::generate ? "generate" : "embed"},
             {"tenant", tenant.get()},
             {"model", model},
             {"code", code}})
       .Increment();
+  if (error != nullptr && error->code != ErrorCode::cancelled && usage.completion_tokens == 0) {
+    const auto reason = counters_->bounded(error->reason.empty() ? code : error->reason);
+    counters_->refusals.Add({{"tenant", tenant.get()}, {"reason", reason}}).Increment();
+  }
   const auto count = [&](const char* kind, std::uint32_t tokens) {
     if (tokens == 0) return;
-    families_->tokens.Add({{"tenant", tenant.get()}, {"model", model}, {"kind", kind}})
+    counters_->tokens.Add({{"tenant", tenant.get()}, {"model", model}, {"kind", kind}})
         .Increment(tokens);
   };
   count("prompt", usage.prompt_tokens);
@@ -170,8 +264,8 @@ void Metrics::request_ended(Operation operation, const TenantId& tenant, const s
 
 Metrics::TokenTimes Metrics::token_times(const std::string& model) {
   TokenTimes times;
-  times.first_ = &families_->first_token.Add({{"model", model}}, first_token_buckets);
-  times.next_ = &families_->inter_token.Add({{"model", model}}, inter_token_buckets);
+  times.first_ = &counters_->first_token.Add({{"model", model}}, first_token_buckets);
+  times.next_ = &counters_->inter_token.Add({{"model", model}}, inter_token_buckets);
   return times;
 }
 
@@ -180,26 +274,22 @@ void Metrics::TokenTimes::next(std::uint32_t tokens, double seconds) {
   for (std::uint32_t i = 0; i < tokens; ++i) next_->Observe(seconds / tokens);
 }
 
-std::string Metrics::text(const ClusterStatus& status, std::uint32_t open_requests,
-                          const Result<MemoryReport>& memory) const {
-  Snapshot snapshot;
-  snapshot.gauge("plimsoll_build_info", "The version, as a label.", {{"version", status.version}},
-                 1);
-  snapshot.gauge("plimsoll_uptime_seconds", "Since the process started.", {},
-                 status.uptime_seconds);
-  snapshot.gauge("plimsoll_pressure_level", "0 green, 1 yellow, 2 orange, 3 red.", {},
-                 static_cast<double>(status.pressure));
-  snapshot.gauge("plimsoll_open_requests", "Requests between arrival and their end.", {},
-                 open_requests);
-  for (const auto& node : status.nodes) {
-    snapshot.gauge("plimsoll_node_ready", "1 while a node takes requests.", {{"node", node.name}},
-                   node.state == "ready" ? 1 : 0);
-    for (const auto& [model, stats] : node.models) add_engine(snapshot, node.name, model, stats);
-  }
-  if (memory) add_memory(snapshot, *memory);
+std::string Metrics::text(const Snapshot& snapshot) const {
+  const auto& status = snapshot.status;
+  Families out;
+  out.gauge("plimsoll_build_info", "The version, as a label.", {{"version", status.version}}, 1);
+  out.gauge("plimsoll_uptime_seconds", "Since the process started.", {}, status.uptime_seconds);
+  out.gauge("plimsoll_pressure_level", "0 green, 1 yellow, 2 orange, 3 red.", {},
+            static_cast<double>(status.pressure));
+  out.gauge("plimsoll_open_requests", "Requests between arrival and their end.", {},
+            snapshot.open_requests);
+  for (const auto& node : status.nodes) add_node(out, node);
+  if (snapshot.memory) add_memory(out, *snapshot.memory);
+  add_headroom(out, snapshot);
+  add_events(out, snapshot.board.events());
 
-  auto families = families_->registry.Collect();
-  for (auto& family : snapshot.take()) families.push_back(std::move(family));
+  auto families = counters_->registry.Collect();
+  for (auto& family : out.take()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }
 

@@ -1,13 +1,16 @@
 // What Prometheus scrapes. Label values are bounded: tenants and models are those of the
-// configuration, codes those of ErrorCode.
+// configuration, codes those of ErrorCode, reasons the first so many that are met.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "actors/board.h"
 #include "actors/frontend.h"
+#include "engine/memory/headroom.h"
 
 namespace prometheus {
 class Histogram;
@@ -21,9 +24,10 @@ class Metrics {
   ~Metrics();
 
   enum class Operation : std::uint8_t { generate, embed };
-  // Thread-safe, all of them. `model` is a served model's name, or "unknown".
+  // Thread-safe, all of them. `model` is a served model's name, or "unknown"; `error` null where
+  // there was none.
   void request_ended(Operation operation, const TenantId& tenant, const std::string& model,
-                     std::optional<ErrorCode> error, const GenerationUsage& usage);
+                     const Error* error, const GenerationUsage& usage);
   // Where the times of one model's tokens are counted: looked up once a stream, not once a token.
   class TokenTimes {
    public:
@@ -37,13 +41,20 @@ class Metrics {
   };
   TokenTimes token_times(const std::string& model);  // valid for the metrics' life
 
+  // What is not counted up here but read off at the moment.
+  struct Snapshot {
+    ClusterStatus status;
+    std::uint32_t open_requests = 0;
+    Result<MemoryReport> memory;
+    std::vector<MemoryScope> scopes;
+    const Board& board;
+  };
   // Text exposition format 0.0.4.
-  std::string text(const ClusterStatus& status, std::uint32_t open_requests,
-                   const Result<MemoryReport>& memory) const;
+  std::string text(const Snapshot& snapshot) const;
 
  private:
-  struct Families;
-  std::unique_ptr<Families> families_;
+  struct Counters;
+  std::unique_ptr<Counters> counters_;
 };
 
 }  // namespace plimsoll

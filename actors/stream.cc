@@ -340,7 +340,7 @@ struct StreamState {
     GenerationUsage here = usage;  // the server that generated the rest has counted it
     here.completion_tokens -= resumed_tokens;
     services.metrics.request_ended(Metrics::Operation::generate, open->caller.tenant, model,
-                                   why ? std::optional(why->code) : std::nullopt, here);
+                                   why ? &*why : nullptr, here);
     spdlog::debug(
         "event=request_end request={} id={} tenant={} model={} code={} prompt_tokens={} "
         "cached_tokens={} completion_tokens={} resumed_tokens={}",

@@ -1,6 +1,7 @@
 // What the memory governor saw and did: one line of `plimsoll events`.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -19,6 +20,7 @@ enum class EventKind : std::uint8_t {
   alarm,     // growth that will reach the limit
   oom_kill,  // the kernel killed a process of the group
 };
+inline constexpr std::size_t event_kinds = 8;
 std::string_view to_string(EventKind kind);  // "level", "evict", ...
 
 struct Event {

@@ -15,6 +15,7 @@ bool same_line(const Event& a, const Event& b) {
 
 void EventLog::add(Event event) {
   const std::lock_guard lock(mutex_);
+  totals_[static_cast<std::size_t>(event.kind)] += event.count;
   for (auto it = events_.rbegin(); it != events_.rend(); ++it) {
     if (it->unix_seconds < event.unix_seconds - 1) break;
     if (event.kind == EventKind::level || !same_line(*it, event)) continue;
@@ -40,6 +41,11 @@ std::vector<Event> EventLog::after(std::uint64_t after, std::size_t limit) const
 std::uint64_t EventLog::last_id() const {
   const std::lock_guard lock(mutex_);
   return last_id_;
+}
+
+std::uint64_t EventLog::total(EventKind kind) const {
+  const std::lock_guard lock(mutex_);
+  return totals_[static_cast<std::size_t>(kind)];
 }
 
 }  // namespace plimsoll::cluster

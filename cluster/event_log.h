@@ -2,7 +2,9 @@
 // Thread-safe.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <mutex>
 #include <vector>
@@ -23,12 +25,15 @@ class EventLog {
   // its id: read `count` again while it is less than a second old.
   std::vector<Event> after(std::uint64_t after, std::size_t limit = ~std::size_t{0}) const;
   std::uint64_t last_id() const;
+  // How often something of a kind has happened since the start, entries that are gone included.
+  std::uint64_t total(EventKind kind) const;
 
  private:
   mutable std::mutex mutex_;
   std::size_t capacity_;
   std::uint64_t last_id_ = 0;
   std::deque<Event> events_;
+  std::array<std::uint64_t, event_kinds> totals_{};
 };
 
 }  // namespace plimsoll::cluster

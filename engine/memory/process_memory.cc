@@ -139,6 +139,10 @@ Result<MemoryPressure> read_memory_pressure(const fs::path& root) {
       }
     }
   }
+  return read_host_pressure(root);
+}
+
+Result<MemoryPressure> read_host_pressure(const fs::path& root) {
   if (auto pressure =
           parse_pressure(read_kernel_file(root / "proc/pressure/memory").value_or(""))) {
     return *pressure;
@@ -191,6 +195,7 @@ Result<MemoryReport> make_memory_report(const Ledger& ledger) {
   report.rows = ledger.snapshot();
   if (auto cgroup = read_cgroup_memory()) report.cgroup = *cgroup;
   if (auto pressure = read_memory_pressure()) report.pressure = *pressure;
+  if (auto pressure = read_host_pressure()) report.host_pressure = *pressure;
   report.allocator = read_allocator_memory();
   for (const auto& row : report.rows) {
     if (row.kind == MemoryKind::anonymous) {

@@ -48,6 +48,7 @@ struct MemoryPressure {
 };
 // The group's own memory.pressure, or the host's where the group has none.
 Result<MemoryPressure> read_memory_pressure(const std::filesystem::path& root = "/");
+Result<MemoryPressure> read_host_pressure(const std::filesystem::path& root = "/");
 
 // jemalloc's figures; absent where the program does not run on jemalloc.
 struct AllocatorMemory {
@@ -68,7 +69,8 @@ struct MemoryReport {
   std::vector<LedgerRow> rows;
   ProcessMemory process;
   std::optional<CgroupMemory> cgroup;
-  std::optional<MemoryPressure> pressure;
+  std::optional<MemoryPressure> pressure;       // the group's, where it has its own
+  std::optional<MemoryPressure> host_pressure;  // beside it: what the neighbours do
   std::optional<AllocatorMemory> allocator;
   std::int64_t ledger_anonymous_bytes = 0;  // charged
   std::int64_t ledger_touched_bytes = 0;    // of the former, what is in memory

@@ -148,7 +148,11 @@ TEST(Frontend, RefusesWithTypedErrors) {
   EXPECT_EQ(house.open.count(), 0U);
   EXPECT_EQ(house.held(Component::requests), 0);
   const auto text = house.frontend->metrics();
-  EXPECT_NE(text.find("code=\"not_found\",model=\"unknown\""), std::string::npos) << text;
+  for (const char* line :
+       {"code=\"not_found\",model=\"unknown\"",
+        "plimsoll_refusals_total{reason=\"model_not_found\",tenant=\"local\"} 1"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
+  }
 }
 
 TEST(Frontend, CancelEndsWithinAStep) {

@@ -29,6 +29,18 @@ TEST(EventLog, RepetitionsWithinASecondAreOneLine) {
   EXPECT_EQ(events[2].count, 1U);
 }
 
+TEST(EventLog, TotalsCountWhatIsGoneToo) {
+  EventLog log(1);
+  log.add(refusal(1.0, "x"));
+  log.add(refusal(1.5, "x"));
+  auto several = refusal(9.0, "y");
+  several.count = 5;
+  log.add(several);
+  EXPECT_EQ(log.after(0).size(), 1U);
+  EXPECT_EQ(log.total(EventKind::refuse), 7U);
+  EXPECT_EQ(log.total(EventKind::cancel), 0U);
+}
+
 TEST(EventLog, EveryChangeOfLevelIsALine) {
   EventLog log;
   Event level;

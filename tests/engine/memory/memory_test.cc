@@ -161,6 +161,10 @@ TEST_F(TreeTest, PureV2TakesTheTightestLimitOnTheWayUp) {
   EXPECT_DOUBLE_EQ(pressure.some_avg10, 1.5);
   EXPECT_DOUBLE_EQ(pressure.full_avg60, 0.05);
   EXPECT_EQ(pressure.some_total_us, 12345U);
+  write("proc/pressure/memory", "some avg10=80.00 avg60=0.50 avg300=0.10 total=1\n");
+  EXPECT_DOUBLE_EQ(read_memory_pressure(root_)->some_avg10, 1.5);
+  EXPECT_DOUBLE_EQ(read_host_pressure(root_)->some_avg10, 80);
+  EXPECT_FALSE(read_host_pressure(root_)->cgroup_scoped);
 }
 
 TEST_F(TreeTest, V1WithTheMountAtTheContainersGroup) {
