@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/event_log.h"
 #include "cluster/tenant.h"
 #include "engine/base/result.h"
 #include "engine/loop/engine.h"
@@ -121,6 +122,9 @@ class Administration {
   virtual Result<void> unload_model(const std::string& name) = 0;
   virtual Result<void> place_model(const std::string& name,
                                    const std::vector<std::string>& nodes) = 0;
+
+  // What the memory governors did, of this process and of the nodes that report to it.
+  virtual std::vector<cluster::Event> events(const cluster::EventLog::Query& query) = 0;
 };
 
 }  // namespace plimsoll

@@ -63,6 +63,10 @@ class ClusterAdministration final : public Administration {
   Result<void> unload_model(const std::string& name) override;
   Result<void> place_model(const std::string& name, const std::vector<std::string>& nodes) override;
 
+  std::vector<cluster::Event> events(const cluster::EventLog::Query& query) override {
+    return services_.board.events().find(query);
+  }
+
  private:
   bool is_recorded(const std::string& node) const;
   Result<void> change_tenant(const std::string& name,

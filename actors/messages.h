@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "actors/frontend.h"
+#include "cluster/event.h"
 #include "cluster/router.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
@@ -130,6 +131,7 @@ struct NodeReport {
   std::uint64_t memory_limit_bytes = 0;
   std::uint64_t probe = 0;        // the last one of the router's, given back
   double round_trip_seconds = 0;  // of that probe; 0: not known, or no way to go
+  std::vector<cluster::Event> events;  // of another process; a link's to send, a proxy's to log
 };
 
 struct SetPressure {

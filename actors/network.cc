@@ -11,6 +11,7 @@
 #include <unordered_set>
 
 #include "actors/tls_errors.h"
+#include "cluster/event_feed.h"
 
 namespace plimsoll {
 
@@ -59,6 +60,10 @@ std::uint64_t clock_us() {
           .count());
 }
 
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 // ---- the router's side
 
 using ProxyActor = NodeActor::extend<caf::reacts_to<Frame>>;
@@ -69,6 +74,7 @@ struct ProxyConfig {
   RouterActor router;
   wire::Welcome welcome;
   Ledger* ledger = nullptr;
+  std::shared_ptr<Board> board;
 };
 
 struct ProxyState {
@@ -98,6 +104,11 @@ struct ProxyState {
     if (report.probe != 0) {
       report.round_trip_seconds = static_cast<double>(clock_us() - report.probe) * 1e-6;
     }
+    for (auto& event : report.events) {
+      event.node = config.node.node;
+      config.board->events().add(std::move(event));
+    }
+    report.events.clear();
     self->send(config.router, std::move(report));
     send(wire::Probe{clock_us()});
   }
@@ -207,6 +218,7 @@ caf::behavior door(caf::stateful_actor<DoorState>* self,
                             static_cast<std::uint32_t>(config.heartbeat.count()),
                             std::move(admission->secret)};
     proxy_config.ledger = config.ledger;
+    proxy_config.board = config.board;
     self->system().spawn(proxy, std::make_shared<ProxyConfig>(std::move(proxy_config)));
     return {};
   };
@@ -238,6 +250,7 @@ struct LinkState {
   caf::actor proxy;
   std::uint64_t epoch = 0;
   std::uint64_t probe = 0;
+  cluster::EventFeed events;
   std::unordered_set<RequestId> runs;  // at the node, for this router
   Clock::time_point heard, said_hello, next_try;
   std::chrono::milliseconds backoff{100};
@@ -320,6 +333,9 @@ struct LinkState {
   void from_node(NodeReport& report) {
     report.epoch = epoch;
     report.probe = probe;
+    if (proxy) {
+      report.events = events.next(config.board->events(), unix_seconds(), wire::most_report_events);
+    }
     send(std::move(report));
   }
   void from_node(NodeEvents& events) {

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/board.h"
 #include "actors/messages.h"
 #include "actors/wire.h"
 #include "engine/base/result.h"
@@ -43,6 +44,7 @@ struct DoorConfig {
   std::chrono::milliseconds heartbeat{200};
   RouterActor router_actor;
   Ledger* ledger = nullptr;
+  std::shared_ptr<Board> board = std::make_shared<Board>();  // its log takes the nodes' events
   // Whether the node may come in. May block.
   struct Admission {
     std::string secret;  // for it to keep; empty: it has one
@@ -67,6 +69,7 @@ struct LinkConfig {
   std::string join_token;
   double weight = 1;
   NodeActor node_actor;
+  std::shared_ptr<Board> board = std::make_shared<Board>();  // its new events go to the router
   // Without a word from the router for this long, what runs for it is dropped.
   std::chrono::milliseconds timeout{3000};
   std::function<void(const std::string& secret)> keep_secret;

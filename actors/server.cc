@@ -335,6 +335,7 @@ struct Server::Impl {
     settings.heartbeat = config.cluster.heartbeat;
     settings.router_actor = router;
     settings.ledger = &ledger;
+    settings.board = board;
     settings.admit = [this](const wire::Hello& hello) { return admit(hello); };
     auto opened = plimsoll::open_door(*system, std::move(settings));
     if (!opened) return fail(std::move(opened.error()));
@@ -358,6 +359,7 @@ struct Server::Impl {
       link.join_token = config.cluster.join_token;
       link.weight = config.cluster.weight;
       link.node_actor = node;
+      link.board = board;
       link.timeout = 3 * config.cluster.node_timeout;
       link.keep_secret = [this](const std::string& fresh) { secret->set(fresh); };
       link.on_state = [this, text](bool serving, const std::string&) { note_link(text, serving); };

@@ -77,6 +77,33 @@ Welcome read(schema::Welcome::Reader in) {
           in.getEpoch(),    in.getHeartbeatMs(),       string_of(in.getSecret())};
 }
 
+void write(schema::GovernorEvent::Builder out, const cluster::Event& in) {
+  out.setUnixSeconds(in.unix_seconds);
+  out.setKind(static_cast<std::uint8_t>(in.kind));
+  out.setLevel(static_cast<std::uint8_t>(in.level));
+  out.setTenant(text_of(in.tenant));
+  out.setModel(text_of(in.model));
+  out.setCause(text_of(in.cause));
+  out.setBytes(in.bytes);
+  out.setCount(in.count);
+  out.setUsedBytes(in.used_bytes);
+  out.setLimitBytes(in.limit_bytes);
+}
+cluster::Event read(schema::GovernorEvent::Reader in) {
+  cluster::Event out;
+  out.unix_seconds = in.getUnixSeconds();
+  out.kind = static_cast<cluster::EventKind>(in.getKind());
+  out.level = static_cast<cluster::Level>(std::min<int>(in.getLevel(), 3));
+  out.tenant = string_of(in.getTenant());
+  out.model = string_of(in.getModel());
+  out.cause = string_of(in.getCause());
+  out.bytes = in.getBytes();
+  out.count = in.getCount();
+  out.used_bytes = in.getUsedBytes();
+  out.limit_bytes = in.getLimitBytes();
+  return out;
+}
+
 // A model in a report: its stats where it is ready, and how far it is.
 void write(schema::Report::Builder out, const NodeReport& in) {
   out.setEpoch(in.epoch);
@@ -85,6 +112,8 @@ void write(schema::Report::Builder out, const NodeReport& in) {
   out.setMemoryUsedBytes(in.memory_used_bytes);
   out.setMemoryLimitBytes(in.memory_limit_bytes);
   out.setProbe(in.probe);
+  auto events = out.initEvents(in.events.size());
+  for (unsigned i = 0; i < events.size(); ++i) write(events[i], in.events[i]);
   auto models = out.initModels(in.replicas.size());
   for (unsigned i = 0; i < models.size(); ++i) {
     const auto& replica = in.replicas[i];
@@ -121,6 +150,10 @@ NodeReport read(schema::Report::Reader in) {
   out.memory_used_bytes = in.getMemoryUsedBytes();
   out.memory_limit_bytes = in.getMemoryLimitBytes();
   out.probe = in.getProbe();
+  for (const auto event : in.getEvents()) {
+    if (out.events.size() == most_report_events) break;
+    if (event.getKind() < cluster::event_kinds) out.events.push_back(read(event));
+  }
   for (const auto m : in.getModels()) {
     out.replicas.push_back({string_of(m.getModel()), string_of(m.getVersion()),
                             string_of(m.getError()), m.getPlaced()});

@@ -53,6 +53,7 @@ using Message = std::variant<std::monostate, Hello, NodeReport, NodeEvents, Embe
                              LoadModel, UnloadModel, Probe>;
 
 constexpr std::size_t most_frame_bytes = 64 << 20;
+constexpr std::size_t most_report_events = 64;  // further ones wait for the next report
 
 std::string encode(const Message& message);
 // Errors: malformed (not a frame, over-long lists, lists that do not belong together).

@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   add_chat(app, context);
   add_generate(app, context);
   add_inspect(app, context);
+  add_events(app, context);
   add_top(app, context);
   add_cluster(app, context);
   add_tenant(app, context);

@@ -129,6 +129,23 @@ TenantUsage read(schema::TenantUsage::Reader in) {
   return out;
 }
 
+Event read(schema::Event::Reader in) {
+  Event out;
+  out.id = in.getId();
+  out.unix_seconds = in.getUnixSeconds();
+  out.node = string_of(in.getNode());
+  out.kind = string_of(in.getKind());
+  out.level = pressure_names[std::min(static_cast<unsigned>(in.getLevel()), 3U)];
+  out.tenant = string_of(in.getTenant());
+  out.model = string_of(in.getModel());
+  out.cause = string_of(in.getCause());
+  out.bytes = in.getBytes();
+  out.count = in.getCount();
+  out.used_bytes = in.getUsedBytes();
+  out.limit_bytes = in.getLimitBytes();
+  return out;
+}
+
 PlacedModel read(schema::PlacedModel::Reader in) {
   PlacedModel out;
   out.name = string_of(in.getName());
@@ -381,6 +398,22 @@ void Operator::place_model(const std::string& name, const std::vector<std::strin
     return request;
   };
   change(client_.session(), make, nothing);
+}
+
+std::vector<Event> Operator::events(const EventQuery& query) {
+  std::vector<Event> out;
+  const auto make = [&](auto& op) {
+    auto request = op.eventsRequest();
+    auto in = request.initQuery();
+    in.setAfter(query.after);
+    in.setNode(text_of(query.node));
+    in.setTenant(text_of(query.tenant));
+    in.setKind(text_of(query.kind));
+    in.setLimit(query.limit);
+    return request;
+  };
+  look(client_.session(), make, [&](auto& response) { read_each(out, response.getEvents()); });
+  return out;
 }
 
 }  // namespace plimsoll::client

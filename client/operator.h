@@ -115,6 +115,24 @@ struct PlacedModel {
   std::vector<Replica> replicas;
 };
 
+// What a node's memory governor saw or did.
+struct Event {
+  std::uint64_t id = 0;  // of the router that answers
+  double unix_seconds = 0;
+  std::string node;
+  std::string kind;   // level, evict, preempt, cancel, refuse, purge, alarm or oom_kill
+  std::string level;  // the one that holds, after it
+  std::string tenant, model, cause;
+  std::uint64_t bytes = 0;  // that it freed or denied
+  std::uint32_t count = 0;
+  std::uint64_t used_bytes = 0, limit_bytes = 0;  // of the node, at that moment
+};
+struct EventQuery {
+  std::uint64_t after = 0;         // only ids over it
+  std::string node, tenant, kind;  // empty: any
+  std::uint32_t limit = 100;       // of too many the newest come
+};
+
 class Operator {
  public:
   explicit Operator(Client& client) : client_(client) {}  // `client` outlives it
@@ -147,6 +165,9 @@ class Operator {
                   const std::vector<std::string>& nodes);
   void unload_model(const std::string& name);
   void place_model(const std::string& name, const std::vector<std::string>& nodes);
+
+  // The oldest first. What repeats is added to an event that is less than a second old.
+  std::vector<Event> events(const EventQuery& query);
 
  private:
   Client& client_;

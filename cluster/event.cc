@@ -16,4 +16,12 @@ std::string_view to_string(EventKind kind) {
   return "unknown";
 }
 
+std::optional<EventKind> event_kind(std::string_view name) {
+  for (std::size_t i = 0; i < event_kinds; ++i) {
+    const auto kind = static_cast<EventKind>(i);
+    if (to_string(kind) == name) return kind;
+  }
+  return std::nullopt;
+}
+
 }  // namespace plimsoll::cluster

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -22,6 +23,7 @@ enum class EventKind : std::uint8_t {
 };
 inline constexpr std::size_t event_kinds = 8;
 std::string_view to_string(EventKind kind);  // "level", "evict", ...
+std::optional<EventKind> event_kind(std::string_view name);
 
 struct Event {
   std::uint64_t id = 0;     // given by the log that keeps it: 1, 2, ...

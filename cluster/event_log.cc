@@ -38,6 +38,22 @@ std::vector<Event> EventLog::after(std::uint64_t after, std::size_t limit) const
   return {first, first + static_cast<std::ptrdiff_t>(count)};
 }
 
+std::vector<Event> EventLog::find(const Query& wanted) const {
+  std::vector<Event> found;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto it = events_.rbegin(); it != events_.rend() && it->id > wanted.after; ++it) {
+      if (found.size() >= wanted.limit) break;
+      if (!wanted.node.empty() && it->node != wanted.node) continue;
+      if (!wanted.tenant.empty() && it->tenant != wanted.tenant) continue;
+      if (wanted.kind && it->kind != *wanted.kind) continue;
+      found.push_back(*it);
+    }
+  }
+  std::ranges::reverse(found);
+  return found;
+}
+
 std::uint64_t EventLog::last_id() const {
   const std::lock_guard lock(mutex_);
   return last_id_;

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "cluster/event.h"
@@ -24,6 +26,15 @@ class EventLog {
   // Those with an id over `after`, the oldest first, at most `limit` of them. A merged entry keeps
   // its id: read `count` again while it is less than a second old.
   std::vector<Event> after(std::uint64_t after, std::size_t limit = ~std::size_t{0}) const;
+  // Those after `wanted.after` that are wanted, the oldest first; of too many the newest.
+  struct Query {
+    std::uint64_t after = 0;
+    std::string node;    // empty: any
+    std::string tenant;  // empty: any
+    std::optional<EventKind> kind;
+    std::size_t limit = 100;
+  };
+  std::vector<Event> find(const Query& wanted) const;
   std::uint64_t last_id() const;
   // How often something of a kind has happened since the start, entries that are gone included.
   std::uint64_t total(EventKind kind) const;

@@ -61,6 +61,21 @@ struct Report {
   memoryUsedBytes @4 :UInt64;
   memoryLimitBytes @5 :UInt64;
   probe @6 :UInt64;
+  events @7 :List(GovernorEvent);
+  # New ones of the node's memory governor, and what earlier ones have grown by.
+}
+
+struct GovernorEvent {
+  unixSeconds @0 :Float64;
+  kind @1 :UInt8;
+  level @2 :UInt8;
+  tenant @3 :Text;
+  model @4 :Text;
+  cause @5 :Text;
+  bytes @6 :UInt64;
+  count @7 :UInt32;
+  usedBytes @8 :UInt64;
+  limitBytes @9 :UInt64;
 }
 
 struct EngineReport {

@@ -46,6 +46,11 @@ interface Operator {
   # No nodes: all of them. Returns when it is accepted; listModels shows how far it is.
   unloadModel @20 (name :Text) -> (error :Error);
   placeModel @21 (name :Text, nodes :List(Text)) -> (error :Error);
+
+  # ---- the memory governor
+  events @22 (query :EventQuery) -> (events :List(Event), error :Error);
+  # The oldest first; of too many the newest. What repeats is added to an event that is less than a
+  # second old, which keeps its id.
 }
 
 struct Status {
@@ -116,6 +121,36 @@ struct MemoryRow {
   peakBytes @5 :Int64;
   residentBytes @6 :Int64;
   # What of it is in memory: touched, or of a mapping in page cache.
+}
+
+struct EventQuery {
+  after @0 :UInt64;
+  # Only ids over it.
+  node @1 :Text;
+  # Empty: any. The same for the next two.
+  tenant @2 :Text;
+  kind @3 :Text;
+  limit @4 :UInt32 = 100;
+}
+
+struct Event {
+  id @0 :UInt64;
+  # Given by the router that answers.
+  unixSeconds @1 :Float64;
+  node @2 :Text;
+  kind @3 :Text;
+  # level, evict, preempt, cancel, refuse, purge, alarm or oom_kill.
+  level @4 :Pressure;
+  # The one that holds, after it.
+  tenant @5 :Text;
+  model @6 :Text;
+  cause @7 :Text;
+  bytes @8 :UInt64;
+  # That it freed or denied.
+  count @9 :UInt32;
+  usedBytes @10 :UInt64;
+  # Of the node, at that moment.
+  limitBytes @11 :UInt64;
 }
 
 struct ClusterView {

@@ -199,6 +199,37 @@ void write(const std::string& tenant, const cluster::Usage& usage,
   }
 }
 
+void write(const cluster::Event& event, schema::Event::Builder out) {
+  out.setId(event.id);
+  out.setUnixSeconds(event.unix_seconds);
+  out.setNode(text_of(event.node));
+  out.setKind(text_of(to_string(event.kind)));
+  out.setLevel(static_cast<schema::Pressure>(event.level));
+  out.setTenant(text_of(event.tenant));
+  out.setModel(text_of(event.model));
+  out.setCause(text_of(event.cause));
+  out.setBytes(event.bytes);
+  out.setCount(event.count);
+  out.setUsedBytes(event.used_bytes);
+  out.setLimitBytes(event.limit_bytes);
+}
+
+Result<cluster::EventLog::Query> read(schema::EventQuery::Reader in) {
+  cluster::EventLog::Query out;
+  out.after = in.getAfter();
+  out.node = string_of(in.getNode());
+  out.tenant = string_of(in.getTenant());
+  out.limit = in.getLimit();
+  const auto kind = string_of(in.getKind());
+  if (kind.empty()) return out;
+  out.kind = cluster::event_kind(kind);
+  if (!out.kind) {
+    return fail(Error(ErrorCode::invalid_argument, "no kind of event is named '" + kind + "'")
+                    .with_param("kind"));
+  }
+  return out;
+}
+
 Result<cluster::Tier> read(schema::Tier tier) {
   if (tier > schema::Tier::BEST_EFFORT) {
     return fail(Error(ErrorCode::invalid_argument, "a tier that this server does not know")

@@ -21,6 +21,7 @@ void write(const TenantView& view, schema::TenantView::Builder out);
 void write(const Move& move, schema::Move::Builder out);
 void write(const JoinTokenView& token, schema::JoinToken::Builder out);
 void write(const ModelView& model, schema::PlacedModel::Builder out);
+void write(const cluster::Event& event, schema::Event::Builder out);
 void write(const std::string& tenant, const cluster::Usage& usage,
            schema::TenantUsage::Builder out);
 
@@ -28,6 +29,7 @@ void write(const std::string& tenant, const cluster::Usage& usage,
 Result<cluster::Tier> read(schema::Tier tier);
 Result<cluster::Quota> read(schema::Quota::Reader in);
 Result<cluster::Tenant> read(schema::Tenant::Reader in);  // without keys
+Result<cluster::EventLog::Query> read(schema::EventQuery::Reader in);  // nor a kind of event
 std::vector<std::string> read(capnp::List<capnp::Text>::Reader in);
 
 }  // namespace plimsoll

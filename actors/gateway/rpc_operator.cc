@@ -230,6 +230,19 @@ class OperatorServer final : public schema::Operator::Server {
     });
   }
 
+  kj::Promise<void> events(EventsContext context) override {
+    return run<std::vector<cluster::Event>>(
+        context,
+        [query = read(context.getParams().getQuery())](
+            Administration& a) -> Result<std::vector<cluster::Event>> {
+          if (!query) return fail(query.error());
+          return a.events(*query);
+        },
+        [](const std::vector<cluster::Event>& events, auto results) {
+          write_each(events, results.initEvents(events.size()));
+        });
+  }
+
   kj::Promise<void> placeModel(PlaceModelContext context) override {
     const auto params = context.getParams();
     return run<void>(context, [name = string_of(params.getName()), nodes = read(params.getNodes())](

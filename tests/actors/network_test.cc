@@ -30,6 +30,7 @@ struct Doorway {
     config.heartbeat = std::chrono::milliseconds(10);
     config.router_actor = house.router;
     config.ledger = &house.ledger;
+    config.board = house.board;
     config.admit = [](const wire::Hello&) -> Result<DoorConfig::Admission> {
       return DoorConfig::Admission{};
     };
@@ -61,6 +62,7 @@ struct Elsewhere {
     return config;
   }
   Ledger ledger;
+  std::shared_ptr<Board> board = std::make_shared<Board>();
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<std::pair<bool, std::string>> states;  // of a link
@@ -86,6 +88,7 @@ struct LinkedNode : Elsewhere {
     config.node = "node-1";
     config.protocols = protocols;
     config.node_actor = node;
+    config.board = board;
     config.timeout = patience;
     config.on_state = [this](bool serving, const std::string& reason) {
       const std::lock_guard lock(mutex);
@@ -168,6 +171,40 @@ TEST(Network, ANodeOfTheNextVersionServesAPresentRouterAndTheOtherWayRound) {
     EXPECT_TRUE(there.state().first) << there.state().second;
     EXPECT_EQ(here.answer(), "abcabc");
   }
+}
+
+TEST(Network, ANodesEventsReachTheLogOfItsRouterOnce) {
+  Doorway here;
+  LinkedNode there(here.door.port, {});
+  EXPECT_TRUE(there.state().first);
+  cluster::Event event;
+  event.unix_seconds = 1000;
+  event.node = "as it calls itself";
+  event.kind = cluster::EventKind::refuse;
+  event.level = cluster::Level::red;
+  event.tenant = "acme";
+  event.model = "m";
+  event.cause = "no headroom";
+  event.bytes = 10;
+  event.used_bytes = 90;
+  event.limit_bytes = 100;
+  there.board->events().add(event);
+  there.board->events().add(event);
+  // They come in order: once the last one is here, all are.
+  cluster::Event last;
+  last.unix_seconds = 2000;
+  there.board->events().add(last);
+  const auto& log = here.house.board->events();
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (log.last_id() < 2 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+  EXPECT_EQ(here.answer(), "abcabc") << "reports went on";
+  const auto events = log.after(0);
+  ASSERT_EQ(events.size(), 2U);
+  event.id = 1;
+  event.node = "node-1";
+  event.bytes = 20;
+  event.count = 2;
+  EXPECT_EQ(events[0], event);
 }
 
 TEST(Network, ANodeThatIsTooNewIsToldSoAndServesOnceItsRouterIsNewToo) {

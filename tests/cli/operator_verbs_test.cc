@@ -75,6 +75,7 @@ class OperatorVerbsTest : public ::testing::Test {
     CLI::App app{"", "plimsoll"};
     app.require_subcommand(1);
     add_inspect(app, context);
+    add_events(app, context);
     add_top(app, context);
     add_cluster(app, context);
     add_tenant(app, context);
@@ -154,6 +155,7 @@ TEST_F(OperatorVerbsTest, PrintsTablesJsonAndYaml) {
       {"model-list", {"model", "list"}},
       {"status", {"status"}},
       {"models", {"models"}},
+      {"events", {"events"}},
       {"top", {"top"}},
   };
   for (const auto& [name, words] : verbs) {
@@ -188,6 +190,9 @@ TEST_F(OperatorVerbsTest, EachVerbAsksTheClusterForOneThing) {
       {{"model", "load", "--source", "s", "m"}, "load_model m s"},
       {{"model", "unload", "m", "-y"}, "unload_model m"},
       {{"model", "place", "--node", "a", "m"}, "place_model m a"},
+      {{"events"}, "events after 0 limit 100"},
+      {{"events", "--node", "a", "--tenant", "t", "--kind", "refuse", "--limit", "7"},
+       "events after 0 limit 7 node a tenant t kind refuse"},
   };
   std::vector<std::string> expected;
   for (const auto& [words, call] : verbs) {

@@ -147,6 +147,26 @@ class FakeAdministration final : public Administration {
     return note("place_model " + name + joined(nodes));
   }
 
+  std::vector<cluster::Event> events(const cluster::EventLog::Query& query) override {
+    if (!note(text_of(query))) return {};
+    cluster::Event level{7, 1'800'000'000.25, "node-a", cluster::EventKind::level};
+    level.level = cluster::Level::orange;
+    level.cause = "used 91% of 8.0 GiB";
+    cluster::Event refusals{8,
+                            1'800'000'001.5,
+                            "node-a",
+                            cluster::EventKind::refuse,
+                            cluster::Level::orange,
+                            "acme",
+                            "llama",
+                            "no headroom for 4.0 MiB",
+                            4 << 20,
+                            12,
+                            7ULL << 30,
+                            8ULL << 30};
+    return {level, refusals};
+  }
+
   static TenantView acme() {
     TenantView view;
     view.tenant.name = "acme";
@@ -162,6 +182,14 @@ class FakeAdministration final : public Administration {
   }
 
  private:
+  static std::string text_of(const cluster::EventLog::Query& query) {
+    std::string text =
+        "events after " + std::to_string(query.after) + " limit " + std::to_string(query.limit);
+    if (!query.node.empty()) text += " node " + query.node;
+    if (!query.tenant.empty()) text += " tenant " + query.tenant;
+    if (query.kind) text += " kind " + std::string(to_string(*query.kind));
+    return text;
+  }
   static std::string joined(const std::vector<std::string>& nodes) {
     std::string text;
     for (const auto& node : nodes) text += " " + node;

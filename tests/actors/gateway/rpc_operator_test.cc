@@ -110,6 +110,28 @@ TEST_F(RpcOperatorTest, ChangesNodes) {
                           "remove node-b force", "rebalance dry", "rebalance"));
 }
 
+TEST_F(RpcOperatorTest, Events) {
+  auto client = connect();
+  client::Operator op(client);
+  const auto events = op.events({.after = 3, .node = "n", .kind = "refuse", .limit = 9});
+  EXPECT_THAT(administration_.asked(), ElementsAre("events after 3 limit 9 node n kind refuse"));
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[0].level, "orange");
+  const auto& e = events[1];
+  EXPECT_EQ(e.id, 8U);
+  EXPECT_EQ(e.unix_seconds, 1'800'000'001.5);
+  EXPECT_EQ(e.node, "node-a");
+  EXPECT_EQ(e.kind, "refuse");
+  EXPECT_EQ(e.tenant, "acme");
+  EXPECT_EQ(e.model, "llama");
+  EXPECT_EQ(e.cause, "no headroom for 4.0 MiB");
+  EXPECT_EQ(e.bytes, 4U << 20);
+  EXPECT_EQ(e.count, 12U);
+  EXPECT_EQ(e.used_bytes, 7ULL << 30);
+  EXPECT_EQ(e.limit_bytes, 8ULL << 30);
+  EXPECT_EQ(error_of([&] { op.events({.kind = "thunder"}); }).code, "invalid_argument");
+}
+
 TEST_F(RpcOperatorTest, JoinTokens) {
   auto client = connect();
   client::Operator op(client);
