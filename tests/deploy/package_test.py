@@ -65,6 +65,8 @@ def test_everything_has_its_place(package):
         "/etc/plimsoll/node.yaml",
         "/usr/share/man/man1/plimsoll.1.gz",
         "/usr/share/bash-completion/completions/plimsoll",
+        "/usr/share/plimsoll/prometheus/plimsoll.rules.yaml",
+        "/usr/share/plimsoll/grafana/plimsoll.json",
         "/usr/share/doc/plimsoll/OPERATING.md",
         "/usr/share/doc/plimsoll/examples/kubernetes/node.yaml",
     ):
