@@ -53,6 +53,7 @@ Delta read(schema::Delta::Reader in) {
   out.choice = in.getChoice();
   out.text = string_of(in.getText());
   out.is_prompt = in.getIsPrompt();
+  for (const auto id : in.getIds()) out.ids.push_back(id);
   for (const auto token : in.getTokens()) {
     Token& t = out.tokens.emplace_back();
     t.bytes = bytes_of(token.getBytes());
@@ -100,7 +101,7 @@ class Sink final : public schema::TokenSink::Server {
     const Delta delta = read(in);
     if (!delta.is_prompt) {
       progress.text_bytes += delta.text.size();
-      for (const auto id : in.getIds()) progress.ids.push_back(id);
+      progress.ids.insert(progress.ids.end(), delta.ids.begin(), delta.ids.end());
     }
     ++answer_->pieces;
     answer_->generation.choices[choice].text += delta.text;
@@ -257,7 +258,8 @@ std::vector<Model> Client::models() {
         out.push_back({string_of(m.getName()), string_of(m.getVersion()),
                        m.getKind() == schema::Model::Kind::CAUSAL ? "causal" : "embedding",
                        string_of(m.getArchitecture()), string_of(m.getQuantization()),
-                       m.getContextTokens(), m.getHidden(), m.getParameters()});
+                       m.getContextTokens(), m.getHidden(), m.getParameters(),
+                       m.getVocabularyTokens()});
       }
     });
   });

@@ -88,8 +88,9 @@ struct Token {
 
 struct Delta {
   std::uint32_t choice = 0;
-  std::string text;  // valid UTF-8
-  std::vector<Token> tokens;
+  std::string text;               // valid UTF-8
+  std::vector<std::int32_t> ids;  // of the tokens whose text is out with this piece
+  std::vector<Token> tokens;      // the same ones, where their log-probabilities were asked for
   bool is_prompt = false;
 };
 
@@ -122,6 +123,7 @@ struct Model {
   std::uint32_t context_tokens = 0;
   std::uint32_t hidden = 0;
   std::uint64_t parameters = 0;
+  std::uint32_t vocabulary_tokens = 0;  // token ids are below it; 0: the server does not say
 };
 
 // What one model's engine on one node is doing; the totals are since its start.

@@ -129,6 +129,8 @@ struct Model {
   hidden @5 :UInt32;
   parameters @6 :UInt64;
   quantization @7 :Text;
+  vocabularyTokens @8 :UInt32;
+  # Token ids are below it. 0: the server does not say.
   enum Kind {
     causal @0;
     embedding @1;

@@ -300,6 +300,7 @@ class InferenceServer final : public schema::Inference::Server {
       out[i].setContextTokens(card.context_tokens);
       out[i].setHidden(card.info.hidden);
       out[i].setParameters(card.info.parameters);
+      out[i].setVocabularyTokens(card.info.vocab);
       out[i].setQuantization(text_of(card.info.quantization));
     }
     return kj::READY_NOW;
