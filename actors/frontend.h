@@ -49,6 +49,12 @@ struct GenerateRequest {
   std::vector<ReceivedChoice> resumed;
 };
 
+inline Endpoint endpoint_of(const GenerateRequest& request) {
+  return std::holds_alternative<std::vector<ChatMessage>>(request.input)
+             ? Endpoint::chat_completions
+             : Endpoint::completions;
+}
+
 // One token as text, for log-probabilities. `bytes` may be an incomplete UTF-8 sequence.
 struct TokenText {
   std::string bytes;

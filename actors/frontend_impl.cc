@@ -147,8 +147,9 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
   } else if (auto entered = services_.open.enter(open->id.get(), bytes, name); !entered) {
     open->refusal = std::move(entered.error());
   } else {
-    open->charge = Charge(
-        services_.ledger.account(Component::requests, (*served)->version, caller.tenant), bytes);
+    open->charge = Charge(services_.ledger.account(Component::requests, (*served)->version,
+                                                   caller.tenant, endpoint_of(request)),
+                          bytes);
     open->model = (*served)->text;
     open->request = std::move(request);
   }
@@ -170,8 +171,9 @@ std::function<void()> ClusterFrontend::embed(const Caller& caller, EmbedRequest 
   } else if (auto entered = services_.open.enter(open->id.get(), bytes); !entered) {
     open->refusal = std::move(entered.error());
   } else {
-    open->charge = Charge(
-        services_.ledger.account(Component::requests, (*served)->version, caller.tenant), bytes);
+    open->charge = Charge(services_.ledger.account(Component::requests, (*served)->version,
+                                                   caller.tenant, Endpoint::embeddings),
+                          bytes);
     open->model = (*served)->text;
     open->request = std::move(request);
   }

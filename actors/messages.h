@@ -44,6 +44,7 @@ struct SequenceSpec {
 // A request in tokens. Its sequences run on one node, so that they share the prompt's blocks.
 struct SubmitStream {
   TenantId tenant;
+  Endpoint endpoint = Endpoint::none;
   std::string model;
   std::vector<TokenId> prompt;
   SamplingParams sampling;  // but for the seed
@@ -129,8 +130,8 @@ struct NodeReport {
   PressureLevel pressure = PressureLevel::green;
   std::uint64_t memory_used_bytes = 0;  // as the governor counts it
   std::uint64_t memory_limit_bytes = 0;
-  std::uint64_t probe = 0;        // the last one of the router's, given back
-  double round_trip_seconds = 0;  // of that probe; 0: not known, or no way to go
+  std::uint64_t probe = 0;             // the last one of the router's, given back
+  double round_trip_seconds = 0;       // of that probe; 0: not known, or no way to go
   std::vector<cluster::Event> events;  // of another process; a link's to send, a proxy's to log
 };
 
@@ -312,9 +313,9 @@ PLIMSOLL_INSPECT(EngineStats, x.waiting, x.running, x.paused, x.kv_blocks_total,
 PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, x.heads, x.kv_heads,
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
-PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.model, x.prompt, x.sampling, x.max_new_tokens,
-                 x.stop_tokens, x.deadline_ms, x.weight, x.cache_bytes, x.kv_token_bytes,
-                 x.sequences)
+PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
+                 x.max_new_tokens, x.stop_tokens, x.deadline_ms, x.weight, x.cache_bytes,
+                 x.kv_token_bytes, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

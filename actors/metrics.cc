@@ -156,20 +156,23 @@ void add_events(Families& out, const cluster::EventLog& events) {
 void add_memory(Families& out, const MemoryReport& report) {
   const char* help = "The memory ledger, and what it does not explain.";
   const auto row = [&](std::string_view component, const std::string& version,
-                       const std::string& tenant, std::string_view kind, std::int64_t bytes) {
+                       const std::string& tenant, Endpoint endpoint, std::string_view kind,
+                       std::int64_t bytes) {
     const std::string model = version.substr(0, version.find('@'));
     out.gauge("plimsoll_memory_bytes", help,
               {{"component", std::string(component)},
                {"model", model},
                {"version", version},
                {"tenant", tenant},
+               {"endpoint", std::string(to_string(endpoint))},
                {"kind", std::string(kind)}},
               static_cast<double>(bytes));
   };
   for (const auto& r : report.rows) {
-    row(to_string(r.component), r.model, r.tenant, to_string(r.kind), r.bytes);
+    row(to_string(r.component), r.model, r.tenant, r.endpoint, to_string(r.kind), r.bytes);
   }
-  row("unattributed", "", shared_tenant.get(), "anonymous", report.unattributed_bytes);
+  row("unattributed", "", shared_tenant.get(), Endpoint::none, "anonymous",
+      report.unattributed_bytes);
 
   help = "What the kernel says about this process.";
   const auto process = [&](const char* kind, std::uint64_t bytes) {

@@ -78,6 +78,7 @@ struct NodeState {
         SequenceRequest sequence;
         sequence.id = spec.id;
         sequence.tenant = request.tenant;
+        sequence.endpoint = request.endpoint;
         sequence.prompt = request.prompt;
         sequence.resumed = std::move(spec.resumed);
         sequence.sampling = request.sampling;

@@ -90,6 +90,7 @@ struct StreamState {
 
     SubmitStream submit;
     submit.tenant = open->caller.tenant;
+    submit.endpoint = endpoint_of(request());
     submit.model = model.name();
     submit.sampling = request().sampling;
     submit.max_new_tokens = *cap;

@@ -203,6 +203,7 @@ void write(schema::Submit::Builder out, const SubmitStream& in) {
   out.setDeadlineMs(in.deadline_ms);
   out.setWeight(in.weight);
   out.setCacheBytes(in.cache_bytes);
+  out.setEndpoint(static_cast<std::uint8_t>(in.endpoint));
   auto sequences = out.initSequences(in.sequences.size());
   for (unsigned i = 0; i < sequences.size(); ++i) {
     const auto& from = in.sequences[i];
@@ -240,6 +241,7 @@ Result<Message> read(schema::Submit::Reader in) {
   out.deadline_ms = in.getDeadlineMs();
   out.weight = in.getWeight();
   out.cache_bytes = in.getCacheBytes();
+  if (in.getEndpoint() < endpoint_count) out.endpoint = static_cast<Endpoint>(in.getEndpoint());
   for (const auto from : in.getSequences()) {
     out.sequences.push_back({RequestId(from.getRun()), from.getSeed(), numbers(from.getResumed()),
                              from.getCredit(), from.getPromptLogprobs()});

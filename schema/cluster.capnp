@@ -122,6 +122,8 @@ struct Submit {
   }
   cacheBytes @9 :UInt64 = 0xffffffffffffffff;
   # Of the KV in this model's prefix tree, what the tenant may have put there.
+  endpoint @10 :UInt8;
+  # That it came by: 1 chat completions, 2 completions. For the node's ledger.
 }
 
 struct Sampling {

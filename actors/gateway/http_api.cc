@@ -285,7 +285,10 @@ asio::awaitable<void> HttpApi::call(HttpConnection& connection, Endpoint endpoin
     co_await connection.respond(refusal);
     co_return;
   }
-  Account& account = shared_.ledger.account(Component::rpc, "", caller->tenant);
+  const auto charged = endpoint == Endpoint::embeddings ? plimsoll::Endpoint::embeddings
+                       : endpoint == Endpoint::chat     ? plimsoll::Endpoint::chat_completions
+                                                        : plimsoll::Endpoint::completions;
+  Account& account = shared_.ledger.account(Component::rpc, "", caller->tenant, charged);
   auto body = co_await connection.read_body(account);
   if (!body) {
     co_await connection.respond(body.error());
@@ -332,7 +335,9 @@ asio::awaitable<void> HttpApi::generate(HttpConnection& connection, Caller calle
                                         GenerationCall call) {
   AnswerHead head = make_head(call);
   const std::uint32_t choices = call.choices();
-  RunningCalls calls(connection, shared_.ledger.account(Component::rpc, "", caller.tenant));
+  const auto charged = endpoint_of(call.requests.front());
+  RunningCalls calls(connection,
+                     shared_.ledger.account(Component::rpc, "", caller.tenant, charged));
   calls.generate(frontend_, caller, std::move(call.requests));
   if (call.stream) {
     co_await answer_stream(connection, calls, std::move(head), choices);
@@ -424,7 +429,8 @@ asio::awaitable<void> HttpApi::answer_stream(HttpConnection& connection, Running
 asio::awaitable<void> HttpApi::embed(HttpConnection& connection, Caller caller,
                                      EmbeddingCall call) {
   const std::string model = call.request.model;
-  RunningCalls calls(connection, shared_.ledger.account(Component::rpc, "", caller.tenant));
+  RunningCalls calls(connection, shared_.ledger.account(Component::rpc, "", caller.tenant,
+                                                        plimsoll::Endpoint::embeddings));
   calls.embed(frontend_, caller, std::move(call.request));
   if (!co_await connection.wait_for_events(calls.events())) co_return;
   auto events = calls.take();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace plimsoll {
@@ -30,6 +31,19 @@ using BlockId = Strong<struct BlockIdTag, std::uint32_t>;      // a KV block of 
 using RequestId = Strong<struct RequestIdTag, std::uint64_t>;  // unique within a cluster
 using TenantId = Strong<struct TenantIdTag, std::string>;      // the tenant's stable name
 using NodeId = Strong<struct NodeIdTag, std::string>;          // the node's stable name
+
+// The part of the API that a request came by.
+enum class Endpoint : std::uint8_t {
+  none,  // no one's, or all of them
+  chat_completions,
+  completions,
+  embeddings,
+};
+inline constexpr std::size_t endpoint_count = 4;
+constexpr std::string_view to_string(Endpoint endpoint) {  // empty: none
+  constexpr std::string_view names[] = {"", "chat_completions", "completions", "embeddings"};
+  return names[static_cast<std::size_t>(endpoint)];
+}
 
 // What belongs to every tenant is charged to this one.
 inline const TenantId shared_tenant{"shared"};

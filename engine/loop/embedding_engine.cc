@@ -191,7 +191,8 @@ Result<void> LoopEmbeddingEngine::submit(EmbeddingRequest request, EmbeddingCall
     return ok;
   }
   auto job = std::make_unique<Job>();
-  job->charge = Charge(ledger_.account(Component::requests, config_.model_version, request.tenant),
+  job->charge = Charge(ledger_.account(Component::requests, config_.model_version, request.tenant,
+                                       Endpoint::embeddings),
                        bytes(request));
   job->submitted = Clock::now();
   job->request = std::move(request);

@@ -72,8 +72,6 @@ class LoopEngine final : public Engine {
   struct Tenant {
     std::uint32_t index = 0;  // the planner's
     std::uint32_t sequences = 0;
-    Account* requests = nullptr;
-    Account* kv = nullptr;
   };
 
   // Called from any thread, under mutex_.
@@ -201,9 +199,15 @@ Result<void> LoopEngine::submit(SequenceRequest request) {
     return refuse(std::move(ok));
   }
   // What it holds while it waits is charged before it is copied anywhere.
-  Charge waiting(ledger_.account(Component::queues, config_.model_version, request.tenant),
-                 peak_bytes(request, config_.block_tokens));
+  const auto account = [&](Component component) -> Account& {
+    return ledger_.account(component, config_.model_version, request.tenant, request.endpoint);
+  };
+  Charge waiting(account(Component::queues), peak_bytes(request, config_.block_tokens));
+  Account& requests = account(Component::requests);
+  Account& kv = account(Component::kv);
   auto sequence = std::make_unique<Sequence>(std::move(request), Clock::now());
+  sequence->requests = &requests;
+  sequence->kv = &kv;
   sequence->charge = std::move(waiting);
   const SequenceRequest& accepted = sequence->request;
 
@@ -327,8 +331,6 @@ LoopEngine::Tenant& LoopEngine::tenant_of(const TenantId& id) {
     tenant.index = free_tenants_.back();
     free_tenants_.pop_back();
   }
-  tenant.requests = &ledger_.account(Component::requests, config_.model_version, id);
-  tenant.kv = &ledger_.account(Component::kv, config_.model_version, id);
   return tenant;
 }
 
@@ -509,7 +511,7 @@ void LoopEngine::begin(Sequence& sequence) {
   counters_.prompt_tokens_total += sequence.prompt_tokens;
   counters_.cached_prompt_tokens_total += sequence.cached;
   // The same bytes, now those of a running sequence.
-  sequence.charge = Charge(*tenants_.at(tenant).requests, sequence.charge.bytes());
+  sequence.charge = Charge(*sequence.requests, sequence.charge.bytes());
 }
 
 bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
@@ -517,7 +519,7 @@ bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
   while (sequence.blocks.size() < needed) {
     const auto missing = static_cast<std::uint32_t>(needed - sequence.blocks.size());
     if (pool_.free_count() < missing) tree_.evict(missing - pool_.free_count());
-    auto block = pool_.allocate(tenants_.at(sequence.request.tenant).kv);
+    auto block = pool_.allocate(sequence.kv);
     if (!block) return false;
     sequence.blocks.push_back(*block);
   }

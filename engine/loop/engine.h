@@ -36,6 +36,7 @@ struct EngineConfig {
 struct SequenceRequest {
   RequestId id;
   TenantId tenant;
+  Endpoint endpoint = Endpoint::none;  // it came by; for the ledger
   // Tenants that name the same group share prefixes; empty: with nobody. The operator's to set.
   std::string sharing_group;
   std::vector<TokenId> prompt;  // 1 or more tokens

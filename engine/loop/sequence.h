@@ -38,9 +38,11 @@ struct Sequence {
     }
   }
 
-  SequenceRequest request;  // less its tokens
-  std::string salt;         // who may share its prefix
-  Charge charge;            // `queues` until it starts, then `requests`
+  SequenceRequest request;      // less its tokens
+  std::string salt;             // who may share its prefix
+  Charge charge;                // `queues` until it starts, then `requests`
+  Account* requests = nullptr;  // of its tenant and endpoint
+  Account* kv = nullptr;        // that too
 
   std::vector<TokenId> tokens;  // the prompt, what was resumed, what was generated
   std::uint32_t prompt_tokens;

@@ -58,7 +58,7 @@ namespace {
 // Tenants come from outside: beyond this many accounts, further ones share the tenant "other".
 constexpr std::size_t max_accounts = 65536;
 
-using Key = std::tuple<Component, std::string, std::string, MemoryKind>;
+using Key = std::tuple<Component, std::string, std::string, Endpoint, MemoryKind>;
 
 }  // namespace
 
@@ -72,8 +72,18 @@ Ledger::~Ledger() = default;
 
 Account& Ledger::account(Component component, std::string_view model, const TenantId& tenant,
                          MemoryKind kind) {
+  return account(component, model, tenant, Endpoint::none, kind);
+}
+
+Account& Ledger::account(Component component, std::string_view model, const TenantId& tenant,
+                         Endpoint endpoint) {
+  return account(component, model, tenant, endpoint, MemoryKind::anonymous);
+}
+
+Account& Ledger::account(Component component, std::string_view model, const TenantId& tenant,
+                         Endpoint endpoint, MemoryKind kind) {
   const std::lock_guard lock(state_->mutex);
-  Key key{component, std::string(model), tenant.get(), kind};
+  Key key{component, std::string(model), tenant.get(), endpoint, kind};
   auto& accounts = state_->accounts;
   if (accounts.size() >= max_accounts && !accounts.contains(key)) std::get<2>(key) = "other";
   return accounts.try_emplace(std::move(key)).first->second;
@@ -84,9 +94,9 @@ std::vector<LedgerRow> Ledger::snapshot() const {
   std::vector<LedgerRow> rows;
   rows.reserve(state_->accounts.size());
   for (const auto& [key, account] : state_->accounts) {
-    const auto& [component, model, tenant, kind] = key;
+    const auto& [component, model, tenant, endpoint, kind] = key;
     rows.push_back({component, model, tenant, kind, account.bytes(), account.peak_bytes(),
-                    account.resident_bytes()});
+                    account.resident_bytes(), endpoint});
   }
   return rows;
 }
@@ -95,7 +105,7 @@ std::int64_t Ledger::total_bytes(MemoryKind kind) const {
   const std::lock_guard lock(state_->mutex);
   std::int64_t total = 0;
   for (const auto& [key, account] : state_->accounts) {
-    if (std::get<3>(key) == kind) total += account.bytes();
+    if (std::get<MemoryKind>(key) == kind) total += account.bytes();
   }
   return total;
 }

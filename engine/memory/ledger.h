@@ -1,8 +1,8 @@
 // The memory ledger: every allocation over 4 KiB that can grow with load has an owner here.
 //
-// An account is one (component, model version, tenant, kind). Look it up once, keep the reference
-// (it lives as long as the ledger), charge it before allocating and release it after freeing.
-// Charging is a relaxed atomic add; sums are taken by snapshot().
+// An account is one (component, model version, tenant, endpoint, kind). Look it up once, keep the
+// reference (it lives as long as the ledger), charge it before allocating and release it after
+// freeing. Charging is a relaxed atomic add; sums are taken by snapshot().
 #pragma once
 
 #include <atomic>
@@ -82,6 +82,7 @@ struct LedgerRow {
   std::int64_t peak_bytes;
   // What of it is in memory: touched, or of a mapping in page cache.
   std::int64_t resident_bytes;
+  Endpoint endpoint = Endpoint::none;
 };
 
 class Ledger {
@@ -95,14 +96,19 @@ class Ledger {
   // for the ledger's life.
   Account& account(Component component, std::string_view model, const TenantId& tenant,
                    MemoryKind kind = MemoryKind::anonymous);
+  Account& account(Component component, std::string_view model, const TenantId& tenant,
+                   Endpoint endpoint);  // of anonymous memory
 
-  // Every account, zero ones included, in (component, model, tenant, kind) order.
+  // Every account, zero ones included, in the order of their keys.
   std::vector<LedgerRow> snapshot() const;
 
   // The sum over all accounts of a kind.
   std::int64_t total_bytes(MemoryKind kind) const;
 
  private:
+  Account& account(Component component, std::string_view model, const TenantId& tenant,
+                   Endpoint endpoint, MemoryKind kind);
+
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -28,6 +28,8 @@ std::optional<CgroupMemory> read_v2(const CgroupFolder& group) {
   memory.high_bytes = read_kernel_number(group.folder / "memory.high");
   memory.oom_kills = read_kernel_keyed(group.folder / "memory.events", "oom_kill");
   memory.limit_hits = read_kernel_keyed(group.folder / "memory.events", "max");
+  memory.high_hits = read_kernel_keyed(group.folder / "memory.events", "high");
+  memory.ooms = read_kernel_keyed(group.folder / "memory.events", "oom");
   // The tightest limit on the way up is the one that kills.
   for (fs::path folder = group.folder;; folder = folder.parent_path()) {
     if (const auto limit = read_kernel_number(folder / "memory.max")) {
@@ -51,6 +53,9 @@ std::optional<CgroupMemory> read_v1(const CgroupFolder& group) {
   if (limit && *limit < unlimited) memory.limit_bytes = limit;
   memory.oom_kills = read_kernel_keyed(group.folder / "memory.oom_control", "oom_kill");
   memory.limit_hits = read_kernel_number(group.folder / "memory.failcnt");
+  if (const auto under = read_kernel_keyed(group.folder / "memory.oom_control", "under_oom")) {
+    memory.under_oom = *under != 0;
+  }
   return memory;
 }
 

@@ -36,6 +36,9 @@ struct CgroupMemory {
   std::optional<std::uint64_t> high_bytes;  // v2 only
   std::optional<std::uint64_t> oom_kills;
   std::optional<std::uint64_t> limit_hits;  // v2 memory.events:max, v1 memory.failcnt
+  std::optional<std::uint64_t> high_hits;   // v2 only: memory.events:high
+  std::optional<std::uint64_t> ooms;        // v2 only: memory.events:oom
+  std::optional<bool> under_oom;            // v1 only: its tasks wait for memory, or for a kill
 };
 // Finds the group from /proc/self/cgroup and /proc/self/mountinfo; handles v1, v2 and hybrid.
 Result<CgroupMemory> read_cgroup_memory(const std::filesystem::path& root = "/");

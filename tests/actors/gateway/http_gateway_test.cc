@@ -631,7 +631,7 @@ TEST_F(HttpGatewayTest, BuffersAreInTheLedger) {
   client.send(
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
       "Authorization: Bearer acme\r\nContent-Length: 50000\r\n\r\n{");
-  auto& acme = ledger_.account(Component::rpc, "", TenantId("acme"));
+  auto& acme = ledger_.account(Component::rpc, "", TenantId("acme"), Endpoint::completions);
   EXPECT_TRUE(eventually([&] { return acme.bytes() == 50'000; }));
   client.close();
   EXPECT_TRUE(eventually([&] { return acme.bytes() == 0; }));

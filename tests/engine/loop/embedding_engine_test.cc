@@ -300,7 +300,9 @@ TEST_F(EmbeddingEngineTest, RandomUseGivesEveryoneTheirOwnAndLeavesNothing) {
   }
   EXPECT_LT(cancelled, 40U);
   for (int i = 0; i < 5000 && !engine_->idle(); ++i) std::this_thread::sleep_for(1ms);
-  EXPECT_EQ(ledger_.account(Component::requests, "fake@1", TenantId{"alice"}).bytes(), 0);
+  EXPECT_EQ(ledger_.account(Component::requests, "fake@1", TenantId{"alice"}, Endpoint::embeddings)
+                .bytes(),
+            0);
   stop();
   for (const LedgerRow& row : ledger_.snapshot()) EXPECT_EQ(row.bytes, 0);
 }

@@ -504,6 +504,22 @@ TEST(Engine, AListenerThatThrowsHarmsNobody) {
   EXPECT_TRUE((*engine)->idle());
 }
 
+TEST(Engine, ChargesTheEndpointThatARequestCameBy) {
+  EngineHarness harness(small(), 64, slow());
+  const auto bytes = [&](Component component, Endpoint endpoint) {
+    return harness.ledger().account(component, "fake@1", TenantId{"alice"}, endpoint).bytes();
+  };
+  auto chat = endless(1);
+  chat.endpoint = Endpoint::chat_completions;
+  ASSERT_TRUE(harness.engine().submit(chat));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  for (const auto component : {Component::requests, Component::kv}) {
+    EXPECT_GT(bytes(component, Endpoint::chat_completions), 0);
+    EXPECT_EQ(bytes(component, Endpoint::completions), 0);
+    EXPECT_EQ(bytes(component, Endpoint::none), 0);
+  }
+}
+
 TEST(Engine, ChargesARequestToItsTenantFromSubmissionToEnd) {
   EngineConfig config = small();
   config.limits.sequences = 1;

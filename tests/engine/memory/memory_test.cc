@@ -37,6 +37,19 @@ TEST(LedgerTest, SumsByAccountAndKeepsPeaks) {
   EXPECT_EQ(ledger.snapshot().size(), 3U);
 }
 
+TEST(Ledger, EndpointsHaveTheirOwnAccounts) {
+  Ledger ledger;
+  const TenantId tenant("a");
+  ledger.account(Component::kv, "m", tenant, Endpoint::completions).charge(5);
+  ledger.account(Component::kv, "m", tenant).charge(1);
+  const auto rows = ledger.snapshot();
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].endpoint, Endpoint::none);
+  EXPECT_EQ(rows[1].endpoint, Endpoint::completions);
+  EXPECT_EQ(rows[1].bytes, 5);
+  EXPECT_EQ(ledger.total_bytes(MemoryKind::anonymous), 6);
+}
+
 TEST(LedgerTest, AssigningAChargeReleasesTheOldOne) {
   Ledger ledger;
   Account& a = ledger.account(Component::requests, "", TenantId("a"));
@@ -156,6 +169,9 @@ TEST_F(TreeTest, PureV2TakesTheTightestLimitOnTheWayUp) {
   EXPECT_EQ(memory.high_bytes, 900000U);
   EXPECT_EQ(memory.oom_kills, 2U);
   EXPECT_EQ(memory.limit_hits, 5U);
+  EXPECT_EQ(memory.high_hits, 3U);
+  EXPECT_EQ(memory.ooms, 1U);
+  EXPECT_EQ(memory.under_oom, std::nullopt) << "v1's figure";
   const auto pressure = read_memory_pressure(root_).value();
   EXPECT_TRUE(pressure.cgroup_scoped);
   EXPECT_DOUBLE_EQ(pressure.some_avg10, 1.5);
@@ -173,7 +189,7 @@ TEST_F(TreeTest, V1WithTheMountAtTheContainersGroup) {
         "41 30 0:30 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
   write("sys/fs/cgroup/memory/memory.usage_in_bytes", "777\n");
   write("sys/fs/cgroup/memory/memory.stat", "cache 1\nhierarchical_memory_limit 5000\n");
-  write("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n");
+  write("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 1\noom_kill 4\n");
   write("sys/fs/cgroup/memory/memory.failcnt", "9\n");
   const auto memory = read_cgroup_memory(root_).value();
   EXPECT_EQ(memory.version, CgroupVersion::v1);
@@ -181,6 +197,8 @@ TEST_F(TreeTest, V1WithTheMountAtTheContainersGroup) {
   EXPECT_EQ(memory.limit_bytes, 5000U);
   EXPECT_EQ(memory.oom_kills, 4U);
   EXPECT_EQ(memory.limit_hits, 9U);
+  EXPECT_EQ(memory.under_oom, true);
+  EXPECT_EQ(memory.high_hits, std::nullopt);
 }
 
 TEST_F(TreeTest, HybridTakesMemoryFromV1AndPressureFromV2) {
