@@ -86,23 +86,6 @@ int embed(const std::string& model, std::vector<std::string> inputs, const Remot
 
 }  // namespace
 
-std::string pick_model(client::Client& client, const std::string& asked, const std::string& kind) {
-  if (!asked.empty()) return asked;
-  std::string names;
-  std::string found;
-  int count = 0;
-  for (const auto& model : client.models()) {
-    if (model.kind != kind) continue;
-    names += (names.empty() ? "" : ", ") + model.name;
-    if (++count == 1) found = model.name;
-  }
-  if (count == 1) return found;
-  throw client::Error("invalid_argument",
-                      count == 0
-                          ? "the server has no model for this"
-                          : "the server has several models; choose one with --model: " + names);
-}
-
 void add_generate(CLI::App& app, Context& context) {
   auto options = std::make_shared<GenerateOptions>();
   auto& request = options->request;

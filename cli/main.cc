@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   add_cluster(app, context);
   add_tenant(app, context);
   add_model(app, context);
+  add_scorecard(app, context);
   add_config(app, context);
   add_ca(app, context);
   add_completion(app, context);

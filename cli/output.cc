@@ -1,5 +1,6 @@
 #include "cli/output.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 #include <yaml-cpp/yaml.h>
@@ -110,6 +111,10 @@ std::string human_duration(double seconds) {
   if (s >= 3600) return fmt::format("{}h {}m", s / 3600, s % 3600 / 60);
   if (s >= 60) return fmt::format("{}m {}s", s / 60, s % 60);
   return fmt::format("{}s", s);
+}
+
+std::string utc(std::uint64_t unix_seconds) {
+  return fmt::format("{:%Y-%m-%d %H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
 }
 
 ProgressBar::ProgressBar(std::string label)

@@ -35,6 +35,8 @@ class Table {
 std::string human_bytes(std::int64_t bytes);
 // "3d 4h", "5m 12s"
 std::string human_duration(double seconds);
+// "2026-01-31 23:59:59Z"
+std::string utc(std::uint64_t unix_seconds);
 
 // A line on standard error that redraws itself; nothing where that is no terminal.
 class ProgressBar {

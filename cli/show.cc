@@ -1,6 +1,5 @@
 #include "cli/show.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -47,10 +46,6 @@ int secret(const Remote& remote, const Json& document, const std::string& secret
            const std::string& advice) {
   fmt::print(stderr, "{}\n", advice);
   return show(remote, false, [&]() -> View { return {document, secret + "\n"}; });
-}
-
-std::string utc(std::uint64_t unix_seconds) {
-  return fmt::format("{:%Y-%m-%d %H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_seconds)));
 }
 
 void add_watch_option(CLI::App& verb, bool& watch) {

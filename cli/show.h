@@ -29,9 +29,6 @@ int done(const Remote& remote, const Json& document, const std::string& sentence
 int secret(const Remote& remote, const Json& document, const std::string& secret,
            const std::string& advice);
 
-// "2026-01-31 23:59:59Z"
-std::string utc(std::uint64_t unix_seconds);
-
 void add_watch_option(CLI::App& verb, bool& watch);
 
 }  // namespace plimsoll::cli

@@ -80,6 +80,23 @@ CLI::Option* add_time_option(CLI::App& verb, const std::string& flag,
       ->default_str(show_quantity(static_cast<std::uint64_t>(target.count()), time_units));
 }
 
+std::string pick_model(client::Client& client, const std::string& asked, const std::string& kind) {
+  if (!asked.empty()) return asked;
+  std::string names;
+  std::string found;
+  int count = 0;
+  for (const auto& model : client.models()) {
+    if (model.kind != kind) continue;
+    names += (names.empty() ? "" : ", ") + model.name;
+    if (++count == 1) found = model.name;
+  }
+  if (count == 1) return found;
+  throw client::Error("invalid_argument",
+                      count == 0
+                          ? "the server has no model for this"
+                          : "the server has several models; choose one with --model: " + names);
+}
+
 namespace {
 
 int exit_code_of(const client::Error& error) {

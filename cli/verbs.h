@@ -42,6 +42,7 @@ void add_tenant(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_top(CLI::App& app, Context& context);
 void add_events(CLI::App& app, Context& context);
+void add_scorecard(CLI::App& app, Context& context);  // scorecard, scorecard compare, ...
 void add_completion(CLI::App& app, Context& context);
 
 // --address, --api-key, --ca-file and, where the verb prints something, --output.

@@ -80,6 +80,7 @@ class OperatorVerbsTest : public ::testing::Test {
     add_cluster(app, context);
     add_tenant(app, context);
     add_model(app, context);
+    add_scorecard(app, context);
     add_completion(app, context);
     words.insert(words.begin(), "plimsoll");
     std::vector<const char*> argv;
