@@ -48,7 +48,9 @@ struct Options {
 };
 
 // The files and names on the command line are its user's: what is wrong with them is wrong usage.
-CLI::ValidationError wrong(const std::string& message) { return {"scorecard", message}; }
+CLI::ValidationError wrong(const std::string& message) {
+  return CLI::ValidationError("scorecard", message);
+}
 
 template <class T>
 T value_of(Result<T> result) {
