@@ -57,9 +57,9 @@ Json to_json(const client::Model& m) {
           {"vocabulary_tokens", m.vocabulary_tokens}};
 }
 
-Json to_json(const Gauge& gauge, double seconds) {
+Json to_json(const Gauge& gauge) {
   return {{"before_bytes", whole(gauge.first())},
-          {"mean_bytes", whole(gauge.mean(seconds))},
+          {"mean_bytes", whole(gauge.mean())},
           {"peak_bytes", whole(gauge.peak())},
           {"after_bytes", whole(gauge.last())}};
 }
@@ -94,22 +94,21 @@ Json conditions(const Card& card, const RunOptions& options) {
 
 Json memory(const MemoryLog& log, std::size_t active_tenants) {
   if (log.samples() == 0) return nullptr;
-  const double seconds = log.seconds();
   Json components = Json::object();
-  for (const auto& [name, gauge] : log.components()) components[name] = to_json(gauge, seconds);
+  for (const auto& [name, gauge] : log.components()) components[name] = to_json(gauge);
   double own = 0;
   for (const auto& [name, tenant] : log.tenants()) {
-    if (name != "shared") own += tenant.bytes.mean(seconds);
+    if (name != "shared") own += tenant.bytes.mean();
   }
   const auto active = static_cast<double>(active_tenants);
   return {{"samples", log.samples()},
-          {"anonymous", to_json(log.anonymous(), seconds)},
-          {"rss", to_json(log.rss(), seconds)},
-          {"nodes_used", to_json(log.nodes_used(), seconds)},
-          {"unattributed", to_json(log.unattributed(), seconds)},
+          {"anonymous", to_json(log.anonymous())},
+          {"rss", to_json(log.rss())},
+          {"nodes_used", to_json(log.nodes_used())},
+          {"unattributed", to_json(log.unattributed())},
           {"components", components},
           {"active_tenants", active_tenants},
-          {"per_active_tenant_bytes", whole(ratio(log.nodes_used().mean(seconds), active))},
+          {"per_active_tenant_bytes", whole(ratio(log.nodes_used().mean(), active))},
           {"own_per_active_tenant_bytes", whole(ratio(own, active))}};
 }
 
@@ -131,7 +130,6 @@ Json tenants(const Measured& m) {
     std::uint64_t refused = 0;
     for (const auto& [reason, count] : u.rejections) refused += count;
     const auto served = static_cast<double>(u.prompt_tokens + u.generated_tokens);
-    const double seconds = m.memory.seconds();
     out.push_back(
         {{"tenant", name},
          {"requests", u.requests},
@@ -141,7 +139,7 @@ Json tenants(const Measured& m) {
          {"generated_tokens", u.generated_tokens},
          {"kv_byte_seconds", u.kv_byte_seconds},
          {"kv_byte_seconds_per_token", ratio(u.kv_byte_seconds, served)},
-         {"mean_bytes", row.memory == nullptr ? Json(0) : whole(row.memory->bytes.mean(seconds))},
+         {"mean_bytes", row.memory == nullptr ? Json(0) : whole(row.memory->bytes.mean())},
          {"peak_bytes", row.memory == nullptr ? Json(0) : whole(row.memory->bytes.peak())},
          {"refusals", u.rejections}});
   }

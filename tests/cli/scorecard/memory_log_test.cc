@@ -14,8 +14,10 @@ TEST(Gauge, AnIntegralOverUnevenSamples) {
   EXPECT_EQ(g.last(), 2);
   EXPECT_EQ(g.peak(), 8);
   EXPECT_EQ(g.integral(), 4 * 1 + 8 * 3);
-  EXPECT_EQ(g.mean(4), 7);
-  EXPECT_EQ(g.mean(0), 2) << "of one sample, that one";
+  EXPECT_EQ(g.mean(), 7);
+  Gauge one;
+  one.add(10, 4);
+  EXPECT_EQ(one.mean(), 4);
 }
 
 client::MemoryRow row(const char* component, const char* tenant, const char* kind,
@@ -26,6 +28,15 @@ client::MemoryRow row(const char* component, const char* tenant, const char* kin
   row.kind = kind;
   row.bytes = bytes;
   return row;
+}
+
+TEST(MemoryLog, NodesThatHaveNotReportedAreNotEmpty) {
+  MemoryLog log;
+  log.add(0, {}, 0);
+  log.add(1, {}, 600);
+  log.add(2, {}, 600);
+  EXPECT_EQ(log.nodes_used().first(), 600);
+  EXPECT_EQ(log.nodes_used().mean(), 600);
 }
 
 TEST(MemoryLog, SumsRowsByComponentAndTenant) {
@@ -45,10 +56,9 @@ TEST(MemoryLog, SumsRowsByComponentAndTenant) {
   log.add(9, memory, 700);
 
   EXPECT_EQ(log.samples(), 3U);
-  EXPECT_EQ(log.seconds(), 4);
   EXPECT_EQ(log.anonymous().first(), 1000);
   EXPECT_EQ(log.anonymous().peak(), 3000);
-  EXPECT_EQ(log.anonymous().mean(4), 2000);
+  EXPECT_EQ(log.anonymous().mean(), 2000);
   EXPECT_EQ(log.nodes_used().peak(), 900);
   EXPECT_EQ(log.components().at("kv").peak(), 127);
   EXPECT_EQ(log.components().at("kv").last(), 0);
@@ -57,6 +67,9 @@ TEST(MemoryLog, SumsRowsByComponentAndTenant) {
   EXPECT_EQ(log.tenants().at("acme").bytes.peak(), 123);
   EXPECT_EQ(log.tenants().at("acme").bytes.integral(), 123 * 2) << "it has nothing afterwards";
   EXPECT_EQ(log.tenants().at("zeta").kv.integral(), 40 * 2);
+  EXPECT_EQ(log.tenants().at("zeta").kv.mean(), 20) << "it had nothing before";
+  EXPECT_EQ(log.tenants().at("zeta").kv.first(), 0);
+  EXPECT_EQ(log.components().at("kv").first(), 127);
   EXPECT_EQ(log.tenants().at("shared").bytes.first(), 7);
 }
 
