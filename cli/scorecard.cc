@@ -44,7 +44,7 @@ struct Options {
   bool no_memory = false;
   bool quality = false;
   Prices prices;
-  std::string save;
+  std::string label, save;
 };
 
 // The files and names on the command line are its user's: what is wrong with them is wrong usage.
@@ -181,6 +181,7 @@ int send_and_report(const Options& options, const Remote& remote) {
   const auto how = run_options(options, remote, what, client);
   Card card;
   card.source = what.recorded;
+  card.label = options.label;
   card.length_scale = options.length_scale;
   card.client_version = PLIMSOLL_VERSION;
   card.server_version = "unknown";
@@ -188,7 +189,6 @@ int send_and_report(const Options& options, const Remote& remote) {
       std::chrono::system_clock::to_time_t(std::chrono::system_clock::now()));
   card.machine = this_machine();
   card.prices = options.prices;
-  if (how.memory) describe(client, card);
 
   const Interrupt interrupt;
   if (isatty(STDERR_FILENO) == 1) {
@@ -196,6 +196,7 @@ int send_and_report(const Options& options, const Remote& remote) {
   }
   const auto measured = value_of(scorecard::run(*what.source, how, interrupt.token()));
   if (interrupt.happened()) return exit_interrupted;
+  if (how.memory) describe(client, card);  // by now each node has reported
   if (options.quality && what.generates) card.quality = measure_quality(client, how.model.name);
 
   const Json result = report(card, how, measured);
@@ -289,6 +290,8 @@ void add_measure_options(CLI::App& verb, Options& o) {
       ->check(CLI::NonNegativeNumber);
   verb.add_option("--memory-price-gib-hour", o.prices.memory_gib_hour, "of the memory's peak")
       ->check(CLI::NonNegativeNumber);
+  verb.add_option("--label", o.label,
+                  "your words for what the server does not tell, like \"int8 KV\"");
   verb.add_option("--save", o.save, "write the scorecard as JSON too")->option_text("FILE");
 }
 

@@ -55,6 +55,18 @@ const std::vector<Metric> metrics = {
     {"tasks_right", "/quality/tasks_right", true},
 };
 
+std::string unit_of(std::string_view path) {
+  for (const char* unit : {"ms", "bytes"}) {
+    if (path.ends_with(std::string("_") + unit)) return unit;
+  }
+  return {};
+}
+
+std::string show_value(double value, const std::string& unit) {
+  if (unit == "bytes") return human_bytes(static_cast<std::int64_t>(value));
+  return unit == "ms" ? fmt::format("{:.1f} ms", value) : fmt::format("{:.6g}", value);
+}
+
 double ratio(double before, double after) {
   if (before == after) return 1;
   return before == 0 ? std::numeric_limits<double>::infinity() : after / before;
@@ -102,14 +114,15 @@ Result<Comparison> compare(const Json& before, const Json& after) {
       const auto x = a->get<double>();
       const auto y = b->get<double>();
       if (x != 0 || y != 0) {
-        out.metrics.push_back({metric.name, metric.more_is_better, x, y, ratio(x, y)});
+        out.metrics.push_back(
+            {metric.name, unit_of(metric.path), metric.more_is_better, x, y, ratio(x, y)});
       }
     }
     const auto a = answers(before);
     const auto b = answers(after);
     if (!a.empty() && !b.empty()) {
       const double share = agreement(a, b);
-      out.metrics.push_back({agreement_name, true, 1, share, share});
+      out.metrics.push_back({agreement_name, "", true, 1, share, share});
     }
     std::map<std::string, std::string> was;
     std::map<std::string, std::string> is;
@@ -169,6 +182,7 @@ Json to_json(const Comparison& comparison) {
   Json metrics = Json::array();
   for (const auto& m : comparison.metrics) {
     metrics.push_back({{"metric", m.metric},
+                       {"unit", m.unit},
                        {"before", m.before},
                        {"after", m.after},
                        {"ratio", std::isfinite(m.ratio) ? Json(m.ratio) : Json(nullptr)},
@@ -182,7 +196,7 @@ std::string table(const Comparison& comparison) {
   for (const auto& m : comparison.metrics) {
     const double better = m.more_is_better ? m.ratio : 1 / m.ratio;
     constexpr double same = 0.02;
-    table.add({m.metric, fmt::format("{:.6g}", m.before), fmt::format("{:.6g}", m.after),
+    table.add({m.metric, show_value(m.before, m.unit), show_value(m.after, m.unit),
                fmt::format("{:.3f}", m.ratio),
                better > 1 + same   ? "better"
                : better < 1 - same ? "worse"

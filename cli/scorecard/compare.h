@@ -10,6 +10,7 @@ namespace plimsoll::cli::scorecard {
 
 struct Difference {
   std::string metric;  // "p99_ttft"
+  std::string unit;    // ms, bytes or nothing
   bool more_is_better = false;
   double before = 0;
   double after = 0;

@@ -65,7 +65,8 @@ Json to_json(const Gauge& gauge) {
 }
 
 Json conditions(const Card& card, const RunOptions& options) {
-  return {{"source", card.source},
+  return {{"label", card.label},
+          {"source", card.source},
           {"seed", options.seed},
           {"length_scale", card.length_scale},
           {"duration_s", options.duration_s},

@@ -24,7 +24,8 @@ struct Prices {
 double cost_of_1000(const Prices& prices, double gib, double hours, std::uint64_t requests);
 
 struct Card {
-  Json source;  // {"mix": ...} or {"trace": ...}
+  Json source;        // {"mix": ...} or {"trace": ...}
+  std::string label;  // its user's words
   double length_scale = 1;
   std::string server_version;
   std::string client_version;

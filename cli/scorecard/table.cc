@@ -29,15 +29,19 @@ std::string head(const Json& card) {
   for (const char* key : {"model", "embedding_model"}) {
     if (!c.at(key).is_null()) models.push_back(word(c.at(key), "version"));
   }
-  return fmt::format(
-      "{} {}, seed {}, {:.1f} s, {}\nplimsoll {}, {} nodes with {}; client on {} cores, {}, {}\n"
-      "objectives: ttft {:.0f} ms, itl {:.0f} ms; traffic fingerprint {}\n\n",
-      source.contains("mix") ? "mix" : "trace",
-      word(from, source.contains("mix") ? "name" : "file"), count(c, "seed"),
-      number(card, "seconds"), utc(count(card, "unix_seconds")), word(c.at("server"), "version"),
-      count(c.at("server"), "nodes"), fmt::join(models, ", "), count(client, "cores"),
-      word(client, "isa"), bytes(client, "ram_bytes"), number(objectives, "ttft_ms"),
-      number(objectives, "itl_ms"), word(card, "fingerprint"));
+  const auto label = word(c, "label");
+  return (label.empty() ? "" : label + "\n") +
+         fmt::format(
+             "{} {}, seed {}, {:.1f} s, {}\nplimsoll {}, {} nodes with {}; client on {} cores, {}, "
+             "{}\n"
+             "objectives: ttft {:.0f} ms, itl {:.0f} ms; traffic fingerprint {}\n\n",
+             source.contains("mix") ? "mix" : "trace",
+             word(from, source.contains("mix") ? "name" : "file"), count(c, "seed"),
+             number(card, "seconds"), utc(count(card, "unix_seconds")),
+             word(c.at("server"), "version"), count(c.at("server"), "nodes"),
+             fmt::join(models, ", "), count(client, "cores"), word(client, "isa"),
+             bytes(client, "ram_bytes"), number(objectives, "ttft_ms"),
+             number(objectives, "itl_ms"), word(card, "fingerprint"));
 }
 
 std::string requests(const Json& card) {

@@ -38,6 +38,7 @@ TEST(Compare, RatiosAndConditions) {
       ElementsAre("seed: 1 -> 2", "traffic fingerprint: 0000000000000001 -> 0000000000000002"));
   const auto text = table(*c);
   EXPECT_THAT(text, HasSubstr("worse"));
+  EXPECT_THAT(text, HasSubstr("3.0 GiB    3.0 GiB  1.000"));
   EXPECT_THAT(text, HasSubstr("The conditions differ:\n  seed: 1 -> 2\n"));
 }
 

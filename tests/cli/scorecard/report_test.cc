@@ -62,9 +62,10 @@ TEST(Report, TheTableSaysWhatMatters) {
   const auto text = table(sample_card());
   ASSERT_TRUE(text) << text.error().message;
   for (const char* part :
-       {"mix flood, seed 1", "11 due, 9 finished, 1 refused", "1 not sent", "  1 overloaded",
-        "time to first token", "flood: time to first token", "used by the nodes   2.0 GiB",
-        "BIGGEST OFFENDERS", "perplexity 20.500", "1 of 1 tasks right",
+       {"two nodes\nmix flood, seed 1", "11 due, 9 finished, 1 refused", "1 not sent",
+        "  1 overloaded", "time to first token", "flood: time to first token",
+        "used by the nodes   2.0 GiB", "BIGGEST OFFENDERS", "perplexity 20.500",
+        "1 of 1 tasks right",
         "(0.4 + 0.02 × 3.000 GiB at the peak) × 0.010000 h × 1,000 / 9 finished"}) {
     EXPECT_THAT(*text, HasSubstr(part));
   }

@@ -15,6 +15,7 @@ struct Sample {
 inline Json sample_card(const Sample& sample = {}) {
   Card card;
   card.source = {{"mix", to_json(*named_mix("flood"))}};
+  card.label = "two nodes";
   card.server_version = "1.2.3";
   card.client_version = "1.2.3";
   card.unix_seconds = 1'700'000'000;
