@@ -156,6 +156,13 @@ struct NodeStatus {
   std::uint64_t memory_used_bytes = 0;
   std::uint64_t memory_limit_bytes = 0;
 };
+// What a node last said of its memory.
+struct NodeMemory {
+  std::string node;
+  double age_s = 0;
+  std::uint32_t routers = 1;  // that it says so
+  std::shared_ptr<const MemoryReport> report;
+};
 struct ClusterStatus {
   std::string version;
   double uptime_seconds = 0;
@@ -190,7 +197,9 @@ class Frontend {
   virtual std::vector<ModelCard> models() const = 0;
   virtual bool ready() const = 0;  // models loaded, not draining
   virtual ClusterStatus status() const = 0;
-  virtual Result<MemoryReport> memory() const = 0;
+  virtual Result<MemoryReport> memory() const = 0;  // of this process
+  // This process's, the first, and that of each node that reports to it.
+  virtual Result<std::vector<NodeMemory>> node_memory() const = 0;
   virtual std::string metrics() const = 0;  // Prometheus text exposition format
   // What an operator may do to the cluster; null where this process has none. Lives as long as the
   // frontend.

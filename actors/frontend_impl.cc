@@ -201,7 +201,18 @@ ClusterStatus ClusterFrontend::status() const {
 
 Result<MemoryReport> ClusterFrontend::memory() const {
   const std::lock_guard lock(report_mutex_);
-  return make_memory_report(services_.ledger);
+  auto report = make_memory_report(services_.ledger);
+  if (report) report->phases = services_.board.phases();
+  return report;
+}
+
+Result<std::vector<NodeMemory>> ClusterFrontend::node_memory() const {
+  auto own = memory();
+  if (!own) return fail(std::move(own.error()));
+  auto all = services_.board.memory();
+  all.insert(all.begin(),
+             {services_.board.name(), 0, 1, std::make_shared<const MemoryReport>(std::move(*own))});
+  return all;
 }
 
 std::string ClusterFrontend::metrics() const {

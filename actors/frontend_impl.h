@@ -51,6 +51,7 @@ class ClusterFrontend final : public Frontend {
   bool ready() const override;
   ClusterStatus status() const override;
   Result<MemoryReport> memory() const override;
+  Result<std::vector<NodeMemory>> node_memory() const override;
   std::string metrics() const override;
   Administration* administration() override { return administration_; }
 

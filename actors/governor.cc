@@ -34,6 +34,7 @@ struct GovernorState {
       return std::nullopt;
     }
     failing = false;
+    config.board->sample_memory(sample->seconds, sample->used_bytes);
     const auto step = cluster::fold(config.pressure, pressure, *sample);
     const auto before = std::exchange(pressure, step.state).level;
     const auto level = pressure.level;

@@ -130,9 +130,12 @@ struct NodeReport {
   PressureLevel pressure = PressureLevel::green;
   std::uint64_t memory_used_bytes = 0;  // as the governor counts it
   std::uint64_t memory_limit_bytes = 0;
-  std::uint64_t probe = 0;             // the last one of the router's, given back
-  double round_trip_seconds = 0;       // of that probe; 0: not known, or no way to go
-  std::vector<cluster::Event> events;  // of another process; a link's to send, a proxy's to log
+  std::uint64_t probe = 0;        // the last one of the router's, given back
+  double round_trip_seconds = 0;  // of that probe; 0: not known, or no way to go
+  std::uint32_t routers = 1;      // that the node reports to
+  // Of another process: a link's to send, a proxy's to note.
+  std::vector<cluster::Event> events;
+  std::shared_ptr<const MemoryReport> memory;  // now and then
 };
 
 struct SetPressure {

@@ -153,14 +153,14 @@ void add_events(Families& out, const cluster::EventLog& events) {
   }
 }
 
-void add_memory(Families& out, const MemoryReport& report) {
-  const char* help = "The memory ledger, and what it does not explain.";
+void add_ledger(Families& out, const std::string& node, const MemoryReport& report) {
   const auto row = [&](std::string_view component, const std::string& version,
                        const std::string& tenant, Endpoint endpoint, std::string_view kind,
                        std::int64_t bytes) {
     const std::string model = version.substr(0, version.find('@'));
-    out.gauge("plimsoll_memory_bytes", help,
-              {{"component", std::string(component)},
+    out.gauge("plimsoll_memory_bytes", "The memory ledger, and what it does not explain.",
+              {{"node", node},
+               {"component", std::string(component)},
                {"model", model},
                {"version", version},
                {"tenant", tenant},
@@ -173,8 +173,28 @@ void add_memory(Families& out, const MemoryReport& report) {
   }
   row("unattributed", "", shared_tenant.get(), Endpoint::none, "anonymous",
       report.unattributed_bytes);
+}
 
-  help = "What the kernel says about this process.";
+void add_phases(Families& out, const MemoryPhases& phases) {
+  const auto phase = [&](const char* name, const std::optional<std::uint64_t>& bytes) {
+    if (!bytes) return;
+    out.gauge("plimsoll_memory_phase_bytes",
+              "Anonymous memory by phase: the peak of the start, the median of the last hours, and "
+              "the highest of them over it.",
+              {{"phase", name}}, static_cast<double>(*bytes));
+  };
+  phase("cold_start_peak", phases.cold_start_peak_bytes);
+  phase("steady", phases.steady_bytes);
+  phase("burst", phases.burst_bytes);
+  if (phases.growth_bytes_per_second) {
+    out.gauge("plimsoll_memory_trend_bytes_per_second",
+              "Slope of anonymous memory over the last hours.", {},
+              *phases.growth_bytes_per_second);
+  }
+}
+
+void add_memory(Families& out, const MemoryReport& report) {
+  const char* help = "What the kernel says about this process.";
   const auto process = [&](const char* kind, std::uint64_t bytes) {
     out.gauge("plimsoll_process_memory_bytes", help, {{"kind", kind}}, static_cast<double>(bytes));
   };
@@ -185,6 +205,7 @@ void add_memory(Families& out, const MemoryReport& report) {
   process("swap", report.process.swap_bytes);
   if (report.pressure && report.pressure->cgroup_scoped)
     add_stalls(out, "cgroup", *report.pressure);
+  if (report.phases) add_phases(out, *report.phases);
   if (report.host_pressure) add_stalls(out, "host", *report.host_pressure);
   if (report.cgroup) {
     out.gauge("plimsoll_cgroup_memory_bytes", "Memory of this process's cgroup.", {},
@@ -287,7 +308,11 @@ std::string Metrics::text(const Snapshot& snapshot) const {
   out.gauge("plimsoll_open_requests", "Requests between arrival and their end.", {},
             snapshot.open_requests);
   for (const auto& node : status.nodes) add_node(out, node);
-  if (snapshot.memory) add_memory(out, *snapshot.memory);
+  if (snapshot.memory) {
+    add_memory(out, *snapshot.memory);
+    add_ledger(out, snapshot.board.name(), *snapshot.memory);
+  }
+  for (const auto& node : snapshot.board.memory()) add_ledger(out, node.node, *node.report);
   add_headroom(out, snapshot);
   add_events(out, snapshot.board.events());
 

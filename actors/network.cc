@@ -109,6 +109,9 @@ struct ProxyState {
       config.board->events().add(std::move(event));
     }
     report.events.clear();
+    if (report.memory) {
+      config.board->set_memory(report.node, std::move(report.memory), report.routers);
+    }
     self->send(config.router, std::move(report));
     send(wire::Probe{clock_us()});
   }
@@ -252,10 +255,11 @@ struct LinkState {
   std::uint64_t probe = 0;
   cluster::EventFeed events;
   std::unordered_set<RequestId> runs;  // at the node, for this router
-  Clock::time_point heard, said_hello, next_try;
+  Clock::time_point heard, said_hello, next_try, next_memory;
   std::chrono::milliseconds backoff{100};
   std::string reason;  // for not serving, as last told
 
+  static constexpr std::chrono::milliseconds memory_interval{2000};
   static constexpr std::chrono::milliseconds tick{100};
   static constexpr std::chrono::milliseconds longest_backoff{2000};
 
@@ -298,6 +302,7 @@ struct LinkState {
   }
   void receive(wire::Welcome& welcome) {
     drop_runs();
+    next_memory = {};
     proxy = caf::actor_cast<caf::actor>(self->current_sender());
     if (!proxy) return;
     self->monitor(proxy);
@@ -334,6 +339,10 @@ struct LinkState {
     report.epoch = epoch;
     report.probe = probe;
     if (proxy) {
+      if (config.memory && Clock::now() >= next_memory) {
+        report.memory = config.memory();
+        next_memory = Clock::now() + memory_interval;
+      }
       report.events = events.next(config.board->events(), unix_seconds(), wire::most_report_events);
     }
     send(std::move(report));

@@ -70,6 +70,8 @@ struct LinkConfig {
   double weight = 1;
   NodeActor node_actor;
   std::shared_ptr<Board> board = std::make_shared<Board>();  // its new events go to the router
+  // What the router is told of this process's memory, every two seconds; null: nothing.
+  std::function<std::shared_ptr<const MemoryReport>()> memory;
   // Without a word from the router for this long, what runs for it is dropped.
   std::chrono::milliseconds timeout{3000};
   std::function<void(const std::string& secret)> keep_secret;

@@ -203,6 +203,7 @@ struct NodeState {
     report.node = config.name;
     report.epoch = config.epoch;
     report.draining = draining;
+    report.routers = static_cast<std::uint32_t>(listeners.size());
     report.pressure = pressure.level;
     report.memory_used_bytes = pressure.used_bytes;
     report.memory_limit_bytes = pressure.limit_bytes;

@@ -14,6 +14,8 @@ using Clock = std::chrono::steady_clock;
 
 // Often enough for quota leases.
 constexpr std::chrono::milliseconds look_interval{800};
+// Of memory: whoever looks after a longer while does not know what was held in it.
+constexpr double longest_billed_s = 30;
 // A third of the time for which the others hold a router's name.
 constexpr std::chrono::seconds announce_interval = Directory::router_ttl / 3;
 
@@ -29,7 +31,8 @@ RecordKeeper::RecordKeeper(Directory& directory, RecordKeeperConfig config)
     : directory_(directory),
       config_(std::move(config)),
       own_usage_(directory.own_usage()),
-      rates_since_(Clock::now()) {
+      rates_since_(Clock::now()),
+      held_until_(Clock::now()) {
   directory_.on_change([this] { wake(); });
   wake();
   thread_ = std::thread([this] { run(); });
@@ -158,10 +161,24 @@ void RecordKeeper::announce() {
 
 Result<void> RecordKeeper::save_usage() {
   std::map<std::string, cluster::Usage> taken;
+  std::map<std::string, double> kv_bytes;
+  cluster::ServedTokens served;
+  cluster::HeldMemory held;
+  if (config_.held_memory) held = config_.held_memory();
   const std::lock_guard lock(usage_mutex_);
-  auto asked = call_router(config_.router,
-                           [&taken](auto& router, auto, auto&) { taken = router.take_usage(); });
+  auto asked = call_router(config_.router, [&](auto& router, auto, auto&) {
+    taken = router.take_usage();
+    served = router.take_served();
+    kv_bytes = router.kv_bytes();
+  });
   if (!asked) return asked;
+  // What is held now is taken for what was held since, unless nobody looked for too long.
+  const std::chrono::duration<double> since =
+      Clock::now() - std::exchange(held_until_, Clock::now());
+  const double billed_s = std::min(since.count(), longest_billed_s);
+  for (const auto& [tenant, usage] : cluster::accrue(held, kv_bytes, served, billed_s)) {
+    taken[tenant] += usage;
+  }
   for (const auto& [tenant, usage] : taken) {
     own_usage_[tenant] += usage;
     generated_[tenant] += usage.generated_tokens;

@@ -16,6 +16,7 @@
 
 #include "actors/directory.h"
 #include "actors/messages.h"
+#include "cluster/accrual.h"
 #include "engine/base/result.h"
 
 namespace plimsoll {
@@ -28,6 +29,8 @@ struct RecordKeeperConfig {
   std::chrono::milliseconds usage_interval{2000};
   // The models that were added at run time, whenever they change.
   std::function<void(const std::vector<ModelPlacement>&)> on_placements;
+  // What the nodes hold now, as far as it is this router's to bill. Absent: nothing is billed.
+  std::function<cluster::HeldMemory()> held_memory;
   // About once a second, and when wake() was called. Absent: quotas are not shared.
   std::function<void()> renew_leases;
 };
@@ -67,6 +70,7 @@ class RecordKeeper {
   std::map<std::string, std::uint64_t> generated_;  // since
   std::chrono::steady_clock::time_point rates_since_;
   std::map<std::string, double> token_rates_;
+  std::chrono::steady_clock::time_point held_until_;  // memory is billed
   bool usage_failed_ = false;
 
   std::mutex wake_mutex_;

@@ -367,6 +367,8 @@ std::string encode(const UsageByTenant& usage) {
     out.setCachedTokens(used.cached_tokens);
     out.setGeneratedTokens(used.generated_tokens);
     out.setKvByteSeconds(used.kv_byte_seconds);
+    out.setCacheByteSeconds(used.cache_byte_seconds);
+    out.setWeightsByteSeconds(used.weights_byte_seconds);
     auto rejections = out.initRejections(used.rejections.size());
     unsigned j = 0;
     for (const auto& [reason, count] : used.rejections) {
@@ -387,8 +389,13 @@ Result<UsageByTenant> decode_usage(std::string_view bytes) {
       used.cached_tokens = entry.getCachedTokens();
       used.generated_tokens = entry.getGeneratedTokens();
       used.kv_byte_seconds = entry.getKvByteSeconds();
-      if (!std::isfinite(used.kv_byte_seconds) || used.kv_byte_seconds < 0) {
-        return refuse("kv_byte_seconds", "kv_byte_seconds is no number of 0 or more");
+      used.cache_byte_seconds = entry.getCacheByteSeconds();
+      used.weights_byte_seconds = entry.getWeightsByteSeconds();
+      for (const double value :
+           {used.kv_byte_seconds, used.cache_byte_seconds, used.weights_byte_seconds}) {
+        if (!std::isfinite(value) || value < 0) {
+          return refuse("kv_byte_seconds", "byte-seconds are no number of 0 or more");
+        }
       }
       for (const auto rejection : entry.getRejections()) {
         used.rejections[text(rejection.getReason())] = rejection.getCount();

@@ -34,6 +34,8 @@ constexpr std::uint32_t most_requests = 4096;
 constexpr std::uint64_t most_request_bytes = 256_MiB;
 // A router that died keeps its name for a while.
 constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
+// Of a node's ledger, at its routers.
+constexpr std::size_t most_reported_rows = 256;
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
 
@@ -48,12 +50,13 @@ std::string host_name() {
 struct Server::Impl {
   Impl(const ServerConfig& c, const ModelSource& s, Ledger& l) : config(c), source(s), ledger(l) {
     if (config.cluster.name.empty()) config.cluster.name = host_name();
+    board = std::make_shared<Board>(config.cluster.name);
   }
 
   ServerConfig config;
   const ModelSource source;
   Ledger& ledger;
-  std::shared_ptr<Board> board = std::make_shared<Board>();
+  std::shared_ptr<Board> board;
   std::shared_ptr<NodeInbox> inbox = std::make_shared<NodeInbox>();
   ModelLoader loader{config, source, ledger, inbox};
   Metrics metrics;
@@ -208,6 +211,7 @@ struct Server::Impl {
     keeping.address = rpc_address();
     keeping.shared = shared();
     keeping.on_placements = [this](const auto& placements) { placed->set(placements); };
+    keeping.held_memory = [this] { return held_memory(); };
     if (leases) keeping.renew_leases = [this] { leases->renew(router); };
     keeper.emplace(*directory, std::move(keeping));
     RouterView self;
@@ -360,12 +364,38 @@ struct Server::Impl {
       link.weight = config.cluster.weight;
       link.node_actor = node;
       link.board = board;
+      link.memory = [this] { return memory_for_routers(); };
       link.timeout = 3 * config.cluster.node_timeout;
       link.keep_secret = [this](const std::string& fresh) { secret->set(fresh); };
       link.on_state = [this, text](bool serving, const std::string&) { note_link(text, serving); };
       links.push_back(spawn_link(*system, std::move(link)));
     }
     return {};
+  }
+
+  // A node's memory is billed in equal parts by the routers that it reports to.
+  cluster::HeldMemory held_memory() const {
+    cluster::HeldMemory out;
+    const auto nodes = frontend->node_memory();
+    if (!nodes) return out;
+    for (const auto& node : *nodes) {
+      for (const auto& row : node.report->rows) {
+        const double bytes = static_cast<double>(row.resident_bytes) / node.routers;
+        if (row.component == Component::weights) {
+          out.weights_bytes[row.model.substr(0, row.model.find('@'))] += bytes;
+        } else if (row.component == Component::kv || row.component == Component::prefix_cache) {
+          if (row.tenant != shared_tenant.get()) out.tenant_bytes[row.tenant] += bytes;
+        }
+      }
+    }
+    return out;
+  }
+
+  std::shared_ptr<const MemoryReport> memory_for_routers() const {
+    auto report = frontend->memory();
+    if (!report) return nullptr;
+    report->rows = largest_rows(std::move(report->rows), most_reported_rows);
+    return std::make_shared<const MemoryReport>(std::move(*report));
   }
 
   // A node's board shows itself: ready while a router takes its work.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "actors/gateway/rpc_text.h"
+#include "actors/memory_messages.h"
 #include "schema/cluster.capnp.h"
 
 namespace plimsoll::wire {
@@ -112,6 +113,8 @@ void write(schema::Report::Builder out, const NodeReport& in) {
   out.setMemoryUsedBytes(in.memory_used_bytes);
   out.setMemoryLimitBytes(in.memory_limit_bytes);
   out.setProbe(in.probe);
+  out.setRouters(in.routers);
+  if (in.memory) write(*in.memory, out.initMemory());
   auto events = out.initEvents(in.events.size());
   for (unsigned i = 0; i < events.size(); ++i) write(events[i], in.events[i]);
   auto models = out.initModels(in.replicas.size());
@@ -150,6 +153,8 @@ NodeReport read(schema::Report::Reader in) {
   out.memory_used_bytes = in.getMemoryUsedBytes();
   out.memory_limit_bytes = in.getMemoryLimitBytes();
   out.probe = in.getProbe();
+  out.routers = std::max(1U, in.getRouters());
+  if (in.hasMemory()) out.memory = std::make_shared<MemoryReport>(plimsoll::read(in.getMemory()));
   for (const auto event : in.getEvents()) {
     if (out.events.size() == most_report_events) break;
     if (event.getKind() < cluster::event_kinds) out.events.push_back(read(event));

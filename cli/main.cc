@@ -23,10 +23,12 @@ int main(int argc, char** argv) {
   add_chat(app, context);
   add_generate(app, context);
   add_inspect(app, context);
+  add_memory(app, context);
   add_events(app, context);
   add_top(app, context);
   add_cluster(app, context);
   add_tenant(app, context);
+  add_chargeback(app, context);
   add_model(app, context);
   add_scorecard(app, context);
   add_config(app, context);

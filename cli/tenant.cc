@@ -65,6 +65,10 @@ std::uint64_t rejected(const TenantUsage& usage) {
   return sum;
 }
 
+std::string gib_hours(double byte_seconds) {
+  return fmt::format("{:.3f}", byte_seconds / (1ULL << 30) / 3600);
+}
+
 View usage_view(const std::vector<TenantUsage>& usages) {
   View view{Json::array(), ""};
   Table table({{"TENANT"},
@@ -73,6 +77,8 @@ View usage_view(const std::vector<TenantUsage>& usages) {
                {"CACHED", true},
                {"GENERATED", true},
                {"KV GIB-HOURS", true},
+               {"CACHE", true},
+               {"WEIGHTS", true},
                {"REJECTED", true}});
   for (const auto& u : usages) {
     view.document.push_back({{"tenant", u.tenant},
@@ -81,11 +87,13 @@ View usage_view(const std::vector<TenantUsage>& usages) {
                              {"cached_tokens", u.cached_tokens},
                              {"generated_tokens", u.generated_tokens},
                              {"kv_byte_seconds", u.kv_byte_seconds},
+                             {"cache_byte_seconds", u.cache_byte_seconds},
+                             {"weights_byte_seconds", u.weights_byte_seconds},
                              {"rejections", Json(u.rejections)}});
     table.add({u.tenant, std::to_string(u.requests), std::to_string(u.prompt_tokens),
                std::to_string(u.cached_tokens), std::to_string(u.generated_tokens),
-               fmt::format("{:.3f}", u.kv_byte_seconds / (1ULL << 30) / 3600),
-               std::to_string(rejected(u))});
+               gib_hours(u.kv_byte_seconds), gib_hours(u.cache_byte_seconds),
+               gib_hours(u.weights_byte_seconds), std::to_string(rejected(u))});
   }
   view.table = table.text();
   return view;
@@ -94,16 +102,16 @@ View usage_view(const std::vector<TenantUsage>& usages) {
 // One line a tenant; names and reasons have no characters that would need quotes.
 std::string usage_csv(const std::vector<TenantUsage>& usages) {
   std::string csv =
-      "tenant,requests,prompt_tokens,cached_tokens,generated_tokens,kv_byte_seconds,rejections,"
-      "rejections_by_reason\n";
+      "tenant,requests,prompt_tokens,cached_tokens,generated_tokens,kv_byte_seconds,"
+      "cache_byte_seconds,weights_byte_seconds,rejections,rejections_by_reason\n";
   for (const auto& u : usages) {
     std::vector<std::string> reasons;
     for (const auto& [reason, count] : u.rejections) {
       reasons.push_back(fmt::format("{}={}", reason, count));
     }
-    csv += fmt::format("{},{},{},{},{},{},{},{}\n", u.tenant, u.requests, u.prompt_tokens,
-                       u.cached_tokens, u.generated_tokens, u.kv_byte_seconds, rejected(u),
-                       fmt::join(reasons, ";"));
+    csv += fmt::format("{},{},{},{},{},{},{},{},{},{}\n", u.tenant, u.requests, u.prompt_tokens,
+                       u.cached_tokens, u.generated_tokens, u.kv_byte_seconds, u.cache_byte_seconds,
+                       u.weights_byte_seconds, rejected(u), fmt::join(reasons, ";"));
   }
   return csv;
 }

@@ -36,13 +36,15 @@ void add_config(CLI::App& app, Context& context);
 void add_ca(CLI::App& app, Context& context);        // ca init, issue, show
 void add_generate(CLI::App& app, Context& context);  // generate, embed
 void add_chat(CLI::App& app, Context& context);
-void add_inspect(CLI::App& app, Context& context);  // status, models, memory
+void add_inspect(CLI::App& app, Context& context);  // status, models
+void add_memory(CLI::App& app, Context& context);
 void add_cluster(CLI::App& app, Context& context);
 void add_tenant(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);
 void add_top(CLI::App& app, Context& context);
 void add_events(CLI::App& app, Context& context);
 void add_scorecard(CLI::App& app, Context& context);  // scorecard, scorecard compare, ...
+void add_chargeback(CLI::App& app, Context& context);
 void add_completion(CLI::App& app, Context& context);
 
 // --address, --api-key, --ca-file and, where the verb prints something, --output.

@@ -6,6 +6,7 @@
 #include <random>
 #include <utility>
 
+#include "client/memory.h"
 #include "client/session.h"
 
 namespace plimsoll::client {
@@ -297,35 +298,27 @@ Status Client::status() {
 }
 
 Memory Client::memory() {
-  const auto optional = [](auto value) -> std::optional<decltype(value)> {
-    if (value < 0) return std::nullopt;
-    return value;
-  };
   Memory out;
   impl_->run_as_operator(
       [&](schema::Operator::Client op, Impl::Outcome& outcome) {
         return op.memoryRequest().send().then([&](auto response) {
+          if (outcome.good(response)) out = read(response.getReport());
+        });
+      },
+      Impl::Repeat::yes);
+  return out;
+}
+
+std::vector<NodeMemory> Client::node_memory() {
+  std::vector<NodeMemory> out;
+  impl_->run_as_operator(
+      [&](schema::Operator::Client op, Impl::Outcome& outcome) {
+        return op.nodeMemoryRequest().send().then([&](auto response) {
           if (!outcome.good(response)) return;
-          const auto in = response.getReport();
-          for (const auto row : in.getRows()) {
-            out.rows.push_back({string_of(row.getComponent()), string_of(row.getModel()),
-                                string_of(row.getTenant()), string_of(row.getKind()),
-                                row.getBytes(), row.getPeakBytes(), row.getResidentBytes()});
+          for (const auto node : response.getNodes()) {
+            out.push_back(
+                {string_of(node.getNode()), node.getAgeSeconds(), read(node.getReport())});
           }
-          out.rss_bytes = in.getRssBytes();
-          out.pss_bytes = in.getPssBytes();
-          out.anonymous_bytes = in.getAnonymousBytes();
-          out.file_bytes = in.getFileBytes();
-          out.ledger_anonymous_bytes = in.getLedgerAnonymousBytes();
-          out.ledger_touched_bytes = in.getLedgerTouchedBytes();
-          out.ledger_mapped_bytes = in.getLedgerMappedBytes();
-          out.unattributed_bytes = in.getUnattributedBytes();
-          out.cgroup_limit_bytes = optional(in.getCgroupLimitBytes());
-          out.cgroup_current_bytes = optional(in.getCgroupCurrentBytes());
-          out.oom_kills = optional(in.getOomKills());
-          out.allocator_allocated_bytes = optional(in.getAllocatorAllocatedBytes());
-          out.allocator_active_bytes = optional(in.getAllocatorActiveBytes());
-          out.pressure_some_avg10 = optional(in.getPressureSomeAvg10());
         });
       },
       Impl::Repeat::yes);

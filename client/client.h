@@ -150,17 +150,42 @@ struct Status {
 
 struct MemoryRow {
   std::string component, model, tenant, kind;
+  std::string endpoint;  // empty: no one's, or all of them
   std::int64_t bytes = 0, peak_bytes = 0;
   std::int64_t resident_bytes = 0;  // what of it is in memory
+};
+// Share of the time, in percent, in which some or all tasks waited for memory.
+struct Stalls {
+  double some_avg10 = 0, some_avg60 = 0, full_avg10 = 0, full_avg60 = 0;
+};
+// Of anonymous memory.
+struct MemoryPhases {
+  double observed_seconds = 0;
+  std::uint64_t cold_start_peak_bytes = 0;
+  std::optional<std::int64_t> steady_bytes;  // absent: too early to say
+  std::optional<std::int64_t> burst_bytes;   // over the steady state
+  std::optional<double> growth_bytes_per_second;
 };
 struct Memory {
   std::vector<MemoryRow> rows;
   std::uint64_t rss_bytes = 0, pss_bytes = 0, anonymous_bytes = 0, file_bytes = 0;
+  std::uint64_t swap_bytes = 0;
   std::int64_t ledger_anonymous_bytes = 0, ledger_touched_bytes = 0, ledger_mapped_bytes = 0;
   std::int64_t unattributed_bytes = 0;
   std::optional<std::int64_t> cgroup_limit_bytes, cgroup_current_bytes, oom_kills;
+  int cgroup_version = 0;  // 1 or 2; 0: there is none
+  std::optional<std::int64_t> cgroup_high_bytes, limit_hits, high_hits, ooms;
+  std::optional<bool> under_oom;
   std::optional<std::int64_t> allocator_allocated_bytes, allocator_active_bytes;
-  std::optional<double> pressure_some_avg10;  // percent
+  std::optional<std::int64_t> allocator_resident_bytes, allocator_metadata_bytes;
+  std::optional<double> pressure_some_avg10;  // percent, of the group or else of the host
+  std::optional<Stalls> group_pressure, host_pressure;
+  std::optional<MemoryPhases> phases;
+};
+struct NodeMemory {
+  std::string node;
+  double age_seconds = 0;  // since it said so
+  Memory memory;
 };
 
 class Session;
@@ -183,7 +208,9 @@ class Client {
 
   // These need a key with the operator's rights, as do those of client/operator.h.
   Status status();
-  Memory memory();
+  Memory memory();  // of the server's own process
+  // Of the server's own process, the first, and of the nodes that report to it.
+  std::vector<NodeMemory> node_memory();
 
  private:
   friend class Operator;

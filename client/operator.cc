@@ -123,6 +123,8 @@ TenantUsage read(schema::TenantUsage::Reader in) {
   out.cached_tokens = in.getCachedTokens();
   out.generated_tokens = in.getGeneratedTokens();
   out.kv_byte_seconds = in.getKvByteSeconds();
+  out.cache_byte_seconds = in.getCacheByteSeconds();
+  out.weights_byte_seconds = in.getWeightsByteSeconds();
   for (const auto rejection : in.getRejections()) {
     out.rejections[string_of(rejection.getReason())] = rejection.getCount();
   }

@@ -101,7 +101,9 @@ struct TenantView {
 struct TenantUsage {
   std::string tenant;
   std::uint64_t requests = 0, prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0;
-  double kv_byte_seconds = 0;
+  double kv_byte_seconds = 0, cache_byte_seconds = 0;
+  // Its part of its models' weights; what nobody used has the tenant "(idle)".
+  double weights_byte_seconds = 0;
   std::map<std::string, std::uint64_t> rejections;  // by reason
 };
 

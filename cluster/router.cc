@@ -176,6 +176,25 @@ std::optional<std::uint64_t> Router::cache_share(const std::string& name,
 
 std::map<std::string, Usage> Router::take_usage() { return std::exchange(usage_, {}); }
 
+std::map<std::string, std::map<std::string, std::uint64_t>> Router::take_served() {
+  for (auto& [id, stream] : streams_) {
+    if (stream.served == 0) continue;
+    served_[stream.request.model][stream.request.tenant] += std::exchange(stream.served, 0);
+  }
+  return std::exchange(served_, {});
+}
+
+std::map<std::string, double> Router::kv_bytes() const {
+  std::map<std::string, double> out;
+  for (const auto& [id, sequence] : sequences_) {
+    const NewStream& request = sequence.stream->request;
+    if (request.kv_token_bytes == 0 || sequence.node == nullptr) continue;
+    const auto tokens = request.prompt_tokens + sequence.emitted.size();
+    out[request.tenant] += static_cast<double>(tokens * request.kv_token_bytes);
+  }
+  return out;
+}
+
 // ---- streams
 
 std::vector<PlacementNode> Router::candidates(const std::string& model, const NewStream* stream,
@@ -246,6 +265,7 @@ Router::Submitted Router::submit(NewStream&& request, Time now, Actions& actions
   stream.request = std::move(request);
   stream.started = now;
   stream.kv_bytes = kv_bytes;
+  stream.served = stream.request.prompt_tokens;
   stream.open = count;
   std::vector<Sequence*> starting;
   for (auto& from : sequences) {
@@ -378,6 +398,7 @@ std::optional<Router::Progress> Router::tokens(RunId run, std::span<const std::i
     sequence.emitted.insert(sequence.emitted.end(), ids.begin(), ids.end());
     sequence.node->tokens += ids.size();
     stream.generated += ids.size();
+    stream.served += ids.size();
     quotas_.generated(stream.request.tenant, static_cast<std::uint32_t>(ids.size()), now);
   }
   return Progress{sequence.id, stream.request.data.get()};
@@ -440,6 +461,7 @@ std::shared_ptr<StreamData> Router::close(Sequence& sequence, Time now) {
     usage.cached_tokens += stream.cached_tokens;
     usage.generated_tokens += stream.generated;
     usage.kv_byte_seconds += stream.kv_byte_seconds;
+    if (stream.served > 0) served_[request.model][request.tenant] += stream.served;
     streams_.erase(stream.id);
   }
   return data;

@@ -168,6 +168,9 @@ class Router {
                                            const std::string& model) const;
   // What was used since the last call.
   std::map<std::string, Usage> take_usage();
+  // Since it was last asked, as they came: tokens, by model and tenant.
+  std::map<std::string, std::map<std::string, std::uint64_t>> take_served();
+  std::map<std::string, double> kv_bytes() const;  // that each tenant's sequences hold now
 
   // ---- streams
 
@@ -230,6 +233,7 @@ class Router {
     std::uint64_t kv_bytes = 0;  // reserved for each sequence
     std::uint32_t open = 0;
     std::uint64_t generated = 0;  // by this router's runs
+    std::uint64_t served = 0;     // tokens that take_served() has not told yet
     double kv_byte_seconds = 0;   // of sequences that ended
     std::uint32_t cached_tokens = 0;
   };
@@ -284,6 +288,7 @@ class Router {
   std::unordered_map<RunId, Sequence*> runs_;
   std::set<SequenceId> parked_;
   std::map<std::string, Usage> usage_;
+  std::map<std::string, std::map<std::string, std::uint64_t>> served_;
 };
 
 }  // namespace plimsoll::cluster

@@ -17,6 +17,8 @@ Usage& Usage::operator+=(const Usage& other) {
   cached_tokens += other.cached_tokens;
   generated_tokens += other.generated_tokens;
   kv_byte_seconds += other.kv_byte_seconds;
+  cache_byte_seconds += other.cache_byte_seconds;
+  weights_byte_seconds += other.weights_byte_seconds;
   for (const auto& [reason, count] : other.rejections) rejections[reason] += count;
   return *this;
 }

@@ -53,13 +53,18 @@ struct Tenant {
   bool operator==(const Tenant&) const = default;
 };
 
+// Whom weights are billed to while nobody uses them; no tenant can have this name.
+inline constexpr const char* idle_tenant = "(idle)";
+
 // What a tenant has used since it was created, or one router's part of it. Grows only.
 struct Usage {
   std::uint64_t requests = 0;
   std::uint64_t prompt_tokens = 0;
   std::uint64_t cached_tokens = 0;  // of the prompt's, those that were not computed
   std::uint64_t generated_tokens = 0;
-  double kv_byte_seconds = 0;
+  double kv_byte_seconds = 0;       // of its sequences
+  double cache_byte_seconds = 0;    // of what it holds besides: its prefixes in the cache
+  double weights_byte_seconds = 0;  // its part of its models' weights, by the tokens it was served
   std::map<std::string, std::uint64_t> rejections;  // by reason: "tenant_rate", ...
 
   Usage& operator+=(const Usage& other);

@@ -6,6 +6,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
 using Error = import "error.capnp".Error;
+using MemoryReport = import "memory.capnp".MemoryReport;
 
 struct Frame {
   union {
@@ -63,6 +64,10 @@ struct Report {
   probe @6 :UInt64;
   events @7 :List(GovernorEvent);
   # New ones of the node's memory governor, and what earlier ones have grown by.
+  memory @8 :MemoryReport;
+  # Every few seconds; of many rows the largest, the others summed up.
+  routers @9 :UInt32;
+  # That the node reports to.
 }
 
 struct GovernorEvent {

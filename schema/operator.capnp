@@ -4,6 +4,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
 using Error = import "error.capnp".Error;
+using MemoryReport = import "memory.capnp".MemoryReport;
 
 interface Operator {
   # Every call's `error` is null when all went well; then, and only then, its other results count.
@@ -11,6 +12,7 @@ interface Operator {
 
   status @0 () -> (status :Status, error :Error);
   memory @1 () -> (report :MemoryReport, error :Error);
+  # Of the server's own process.
 
   # ---- the cluster and its nodes
   cluster @2 () -> (view :ClusterView, error :Error);
@@ -51,6 +53,8 @@ interface Operator {
   events @22 (query :EventQuery) -> (events :List(Event), error :Error);
   # The oldest first; of too many the newest. What repeats is added to an event that is less than a
   # second old, which keeps its id.
+  nodeMemory @23 () -> (nodes :List(NodeMemory), error :Error);
+  # Of the server's own process, the first, and of the nodes that report to it.
 }
 
 struct Status {
@@ -92,35 +96,11 @@ struct Engine {
   stepSecondsTotal @15 :Float64;
 }
 
-struct MemoryReport {
-  rows @0 :List(MemoryRow);
-  rssBytes @1 :UInt64;
-  pssBytes @2 :UInt64;
-  anonymousBytes @3 :UInt64;
-  fileBytes @4 :UInt64;
-  ledgerAnonymousBytes @5 :Int64;
-  ledgerMappedBytes @6 :Int64;
-  unattributedBytes @7 :Int64;
-  cgroupLimitBytes @8 :Int64 = -1;
-  # -1: no limit, or no memory cgroup.
-  cgroupCurrentBytes @9 :Int64 = -1;
-  pressureSomeAvg10 @10 :Float64 = -1;
-  allocatorAllocatedBytes @11 :Int64 = -1;
-  allocatorActiveBytes @12 :Int64 = -1;
-  oomKills @13 :Int64 = -1;
-  ledgerTouchedBytes @14 :Int64;
-  # Of ledgerAnonymousBytes, what is in memory.
-}
-
-struct MemoryRow {
-  component @0 :Text;
-  model @1 :Text;
-  tenant @2 :Text;
-  kind @3 :Text;
-  bytes @4 :Int64;
-  peakBytes @5 :Int64;
-  residentBytes @6 :Int64;
-  # What of it is in memory: touched, or of a mapping in page cache.
+struct NodeMemory {
+  node @0 :Text;
+  ageSeconds @1 :Float64;
+  # Since the node reported.
+  report @2 :MemoryReport;
 }
 
 struct EventQuery {
@@ -260,6 +240,10 @@ struct TenantUsage {
   generatedTokens @4 :UInt64;
   kvByteSeconds @5 :Float64;
   rejections @6 :List(Rejection);
+  cacheByteSeconds @7 :Float64;
+  weightsByteSeconds @8 :Float64;
+  # Its part of its models' weights, by the tokens it was served; what nobody used has the tenant
+  # "(idle)".
   struct Rejection {
     reason @0 :Text;
     count @1 :UInt64;

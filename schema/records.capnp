@@ -104,6 +104,8 @@ struct UsageRecord {
     generatedTokens @4 :UInt64;
     kvByteSeconds @5 :Float64;
     rejections @6 :List(Rejection);
+    cacheByteSeconds @7 :Float64;
+    weightsByteSeconds @8 :Float64;
   }
   struct Rejection {
     reason @0 :Text;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "actors/gateway/rpc_text.h"
+#include "actors/memory_messages.h"
 
 namespace plimsoll {
 
@@ -104,40 +105,10 @@ void write(const ClusterStatus& status, schema::Status::Builder out) {
   }
 }
 
-void write(const MemoryReport& report, schema::MemoryReport::Builder out) {
-  auto rows = out.initRows(report.rows.size());
-  for (unsigned i = 0; i < report.rows.size(); ++i) {
-    const auto& row = report.rows[i];
-    rows[i].setComponent(text_of(to_string(row.component)));
-    rows[i].setModel(text_of(row.model));
-    rows[i].setTenant(text_of(row.tenant));
-    rows[i].setKind(text_of(to_string(row.kind)));
-    rows[i].setBytes(row.bytes);
-    rows[i].setPeakBytes(row.peak_bytes);
-    rows[i].setResidentBytes(row.resident_bytes);
-  }
-  out.setRssBytes(report.process.rss_bytes);
-  out.setPssBytes(report.process.pss_bytes);
-  out.setAnonymousBytes(report.process.anonymous_bytes);
-  out.setFileBytes(report.process.file_bytes);
-  out.setLedgerAnonymousBytes(report.ledger_anonymous_bytes);
-  out.setLedgerTouchedBytes(report.ledger_touched_bytes);
-  out.setLedgerMappedBytes(report.ledger_mapped_bytes);
-  out.setUnattributedBytes(report.unattributed_bytes);
-  if (report.cgroup) {
-    out.setCgroupCurrentBytes(static_cast<std::int64_t>(report.cgroup->current_bytes));
-    if (report.cgroup->limit_bytes) {
-      out.setCgroupLimitBytes(static_cast<std::int64_t>(*report.cgroup->limit_bytes));
-    }
-    if (report.cgroup->oom_kills) {
-      out.setOomKills(static_cast<std::int64_t>(*report.cgroup->oom_kills));
-    }
-  }
-  if (report.pressure) out.setPressureSomeAvg10(report.pressure->some_avg10);
-  if (report.allocator) {
-    out.setAllocatorAllocatedBytes(static_cast<std::int64_t>(report.allocator->allocated_bytes));
-    out.setAllocatorActiveBytes(static_cast<std::int64_t>(report.allocator->active_bytes));
-  }
+void write(const NodeMemory& memory, schema::NodeMemory::Builder out) {
+  out.setNode(text_of(memory.node));
+  out.setAgeSeconds(memory.age_s);
+  write(*memory.report, out.initReport());
 }
 
 void write(const ClusterView& view, schema::ClusterView::Builder out) {
@@ -191,6 +162,8 @@ void write(const std::string& tenant, const cluster::Usage& usage,
   out.setCachedTokens(usage.cached_tokens);
   out.setGeneratedTokens(usage.generated_tokens);
   out.setKvByteSeconds(usage.kv_byte_seconds);
+  out.setCacheByteSeconds(usage.cache_byte_seconds);
+  out.setWeightsByteSeconds(usage.weights_byte_seconds);
   auto rejections = out.initRejections(usage.rejections.size());
   unsigned i = 0;
   for (const auto& [reason, count] : usage.rejections) {

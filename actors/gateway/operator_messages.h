@@ -15,7 +15,7 @@
 namespace plimsoll {
 
 void write(const ClusterStatus& status, schema::Status::Builder out);
-void write(const MemoryReport& report, schema::MemoryReport::Builder out);
+void write(const NodeMemory& memory, schema::NodeMemory::Builder out);
 void write(const ClusterView& view, schema::ClusterView::Builder out);
 void write(const TenantView& view, schema::TenantView::Builder out);
 void write(const Move& move, schema::Move::Builder out);
@@ -28,7 +28,7 @@ void write(const std::string& tenant, const cluster::Usage& usage,
 // Errors: invalid_argument (a tier this build does not know; a rate that is no number or below 0).
 Result<cluster::Tier> read(schema::Tier tier);
 Result<cluster::Quota> read(schema::Quota::Reader in);
-Result<cluster::Tenant> read(schema::Tenant::Reader in);  // without keys
+Result<cluster::Tenant> read(schema::Tenant::Reader in);               // without keys
 Result<cluster::EventLog::Query> read(schema::EventQuery::Reader in);  // nor a kind of event
 std::vector<std::string> read(capnp::List<capnp::Text>::Reader in);
 

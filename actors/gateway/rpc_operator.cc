@@ -7,6 +7,7 @@
 
 #include "actors/gateway/operator_messages.h"
 #include "actors/gateway/rpc_text.h"
+#include "actors/memory_messages.h"
 
 namespace plimsoll {
 
@@ -62,6 +63,21 @@ class OperatorServer final : public schema::Operator::Server {
       write(report.error(), results.initError());
     } else {
       write(*report, results.initReport());
+    }
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> nodeMemory(NodeMemoryContext context) override {
+    auto results = context.getResults();
+    if (auto good = check_operator(shared_->frontend, api_key_); !good) {
+      write(good.error(), results.initError());
+      return kj::READY_NOW;
+    }
+    const auto nodes = shared_->frontend.node_memory();
+    if (!nodes) {
+      write(nodes.error(), results.initError());
+    } else {
+      write_each(*nodes, results.initNodes(nodes->size()));
     }
     return kj::READY_NOW;
   }

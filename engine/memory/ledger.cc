@@ -1,5 +1,7 @@
 #include "engine/memory/ledger.h"
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -25,6 +27,13 @@ std::string_view to_string(Component component) {
   return "runtime";
 }
 
+Component component_of(std::string_view name) {
+  for (int i = 0; i < component_count; ++i) {
+    if (to_string(static_cast<Component>(i)) == name) return static_cast<Component>(i);
+  }
+  return Component::runtime;
+}
+
 std::string_view to_string(MemoryKind kind) {
   switch (kind) {
     case MemoryKind::anonymous: return "anonymous";
@@ -32,6 +41,33 @@ std::string_view to_string(MemoryKind kind) {
     case MemoryKind::device: return "device";
   }
   return "anonymous";
+}
+
+MemoryKind kind_of(std::string_view name) {
+  for (const auto kind : {MemoryKind::mapped, MemoryKind::device}) {
+    if (to_string(kind) == name) return kind;
+  }
+  return MemoryKind::anonymous;
+}
+
+std::vector<LedgerRow> largest_rows(std::vector<LedgerRow> rows, std::size_t most) {
+  std::ranges::stable_sort(rows, std::greater<>(), &LedgerRow::bytes);
+  if (rows.size() <= most) return rows;
+  std::map<std::tuple<Component, MemoryKind, Endpoint>, LedgerRow> others;
+  for (std::size_t i = most; i < rows.size(); ++i) {
+    const LedgerRow& row = rows[i];
+    auto& sum =
+        others
+            .try_emplace({row.component, row.kind, row.endpoint},
+                         LedgerRow{row.component, "", "others", row.kind, 0, 0, 0, row.endpoint})
+            .first->second;
+    sum.bytes += row.bytes;
+    sum.peak_bytes += row.peak_bytes;
+    sum.resident_bytes += row.resident_bytes;
+  }
+  rows.resize(most);
+  for (auto& [key, sum] : others) rows.push_back(std::move(sum));
+  return rows;
 }
 
 void Account::add_region(const void* data, std::uint64_t size) {

@@ -34,6 +34,7 @@ enum class Component : std::uint8_t {
 };
 inline constexpr int component_count = 11;
 std::string_view to_string(Component component);
+Component component_of(std::string_view name);  // runtime, if it has another name
 
 enum class MemoryKind : std::uint8_t {
   anonymous,  // counts against the limit and cannot be reclaimed by the kernel
@@ -41,6 +42,7 @@ enum class MemoryKind : std::uint8_t {
   device,     // on an accelerator
 };
 std::string_view to_string(MemoryKind kind);
+MemoryKind kind_of(std::string_view name);  // anonymous, if it has another name
 
 // Thread-safe. Never goes below zero in a correct program (asserted in debug builds).
 class Account {
@@ -84,6 +86,10 @@ struct LedgerRow {
   std::int64_t resident_bytes;
   Endpoint endpoint = Endpoint::none;
 };
+
+// The `most` largest rows, the largest first. The others become one row for each component, kind
+// and endpoint, of the tenant "others" and no model.
+std::vector<LedgerRow> largest_rows(std::vector<LedgerRow> rows, std::size_t most);
 
 class Ledger {
  public:

@@ -13,6 +13,7 @@
 #include "engine/base/result.h"
 #include "engine/memory/kernel_files.h"
 #include "engine/memory/ledger.h"
+#include "engine/memory/phases.h"
 
 namespace plimsoll {
 
@@ -75,6 +76,7 @@ struct MemoryReport {
   std::optional<MemoryPressure> pressure;       // the group's, where it has its own
   std::optional<MemoryPressure> host_pressure;  // beside it: what the neighbours do
   std::optional<AllocatorMemory> allocator;
+  std::optional<MemoryPhases> phases;       // where somebody records them
   std::int64_t ledger_anonymous_bytes = 0;  // charged
   std::int64_t ledger_touched_bytes = 0;    // of the former, what is in memory
   std::int64_t ledger_mapped_bytes = 0;

@@ -418,8 +418,8 @@ TEST_P(DirectoryTest, OfRoutersOfOneNameOneIsAnnounced) {
 }
 
 TEST_P(DirectoryTest, UsageOfAllRoutersIsSummedAndGoesOn) {
-  const cluster::Usage a{1, 10, 2, 20, 1.5, {{"tenant_rate", 1}}};
-  const cluster::Usage b{2, 20, 0, 30, 2.5, {{"shed", 4}}};
+  const cluster::Usage a{1, 10, 2, 20, 1.5, 3, 0.5, {{"tenant_rate", 1}}};
+  const cluster::Usage b{2, 20, 0, 30, 2.5, 0, 7, {{"shed", 4}}};
   ASSERT_TRUE(one_->save_usage({{"acme", a}}));
   ASSERT_TRUE(two_->save_usage({{"acme", b}, {"other", a}}));
   cluster::Usage sum = a;

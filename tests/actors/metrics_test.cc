@@ -64,6 +64,34 @@ TEST(Metrics, NodesShowTheirMemoryAndLevel) {
   EXPECT_TRUE(m.has(R"(plimsoll_node_pressure_level{node="a"} 2)"));
 }
 
+TEST(Metrics, LedgersOfTheNodesThatReportAreThereToo) {
+  Metered m;
+  MemoryReport report;
+  report.rows = {
+      {Component::kv, "m@1", "acme", MemoryKind::anonymous, 7, 9, 7, Endpoint::chat_completions}};
+  m.memory = report;
+  report.rows[0].bytes = 5;
+  m.board.set_memory("node-1", std::make_shared<const MemoryReport>(report), 1);
+  const std::string row = R"(plimsoll_memory_bytes{component="kv",endpoint="chat_completions",)"
+                          R"(kind="anonymous",model="m",node="%",tenant="acme",version="m@1"} )";
+  const auto of = [&](const std::string& node) {
+    return std::string(row).replace(row.find('%'), 1, node);
+  };
+  EXPECT_TRUE(m.has(of("local") + "7")) << m.text();
+  EXPECT_TRUE(m.has(of("node-1") + "5")) << m.text();
+}
+
+TEST(Metrics, PhasesAreTold) {
+  Metered m;
+  MemoryReport report;
+  report.phases = MemoryPhases{7200, 900, 500, 100, 2.5};
+  m.memory = report;
+  EXPECT_TRUE(m.has(R"(plimsoll_memory_phase_bytes{phase="cold_start_peak"} 900)")) << m.text();
+  EXPECT_TRUE(m.has(R"(plimsoll_memory_phase_bytes{phase="steady"} 500)"));
+  EXPECT_TRUE(m.has(R"(plimsoll_memory_phase_bytes{phase="burst"} 100)"));
+  EXPECT_TRUE(m.has("plimsoll_memory_trend_bytes_per_second 2.5"));
+}
+
 TEST(Metrics, EventsAreCountedByKind) {
   Metered m;
   cluster::Event event;

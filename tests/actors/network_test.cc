@@ -89,6 +89,11 @@ struct LinkedNode : Elsewhere {
     config.protocols = protocols;
     config.node_actor = node;
     config.board = board;
+    config.memory = [] {
+      MemoryReport report;
+      report.process.rss_bytes = 77;
+      return std::make_shared<const MemoryReport>(report);
+    };
     config.timeout = patience;
     config.on_state = [this](bool serving, const std::string& reason) {
       const std::lock_guard lock(mutex);
@@ -198,6 +203,10 @@ TEST(Network, ANodesEventsReachTheLogOfItsRouterOnce) {
   const auto until = std::chrono::steady_clock::now() + patience;
   while (log.last_id() < 2 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
   EXPECT_EQ(here.answer(), "abcabc") << "reports went on";
+  const auto memory = here.house.board->memory();
+  ASSERT_EQ(memory.size(), 1U) << "it comes with the first report";
+  EXPECT_EQ(memory[0].node, "node-1");
+  EXPECT_EQ(memory[0].report->process.rss_bytes, 77U);
   const auto events = log.after(0);
   ASSERT_EQ(events.size(), 2U);
   event.id = 1;

@@ -39,6 +39,7 @@ def main(source, target):
         (r"^@0x\w+;", "@0xb7c41d5e90f2a386;"),
         (r'"plimsoll::schema"', '"plimsoll::next"'),
         (r'import "error.capnp"', 'import "/schema/error.capnp"'),
+        (r'import "memory.capnp"', 'import "/schema/memory.capnp"'),
     ):
         text, count = re.subn(present, other, text)
         assert count == 1, f"the schema has {count} times {present}"

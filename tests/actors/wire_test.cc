@@ -64,6 +64,61 @@ TEST(Wire, Submissions) {
   EXPECT_FALSE(out.sequences[1].prompt_logprobs);
 }
 
+TEST(Wire, MemoryReports) {
+  MemoryReport memory;
+  memory.rows = {
+      {Component::kv, "m@1", "acme", MemoryKind::anonymous, 7, 9, 6, Endpoint::completions},
+      {Component::weights, "m@1", "shared", MemoryKind::mapped, 70, 90, 60}};
+  memory.process = {5, 4, 3, 2, 1};
+  memory.cgroup = CgroupMemory{CgroupVersion::v1, "", 8, 9, {}, 1, 2, {}, {}, true};
+  memory.pressure = MemoryPressure{1, 2, 3, 4, 5, 6, true};
+  memory.host_pressure = MemoryPressure{7, 8, 9, 10, 11, 12, false};
+  memory.allocator = {1, 2, 3, 4};
+  memory.phases = MemoryPhases{1.5, 2, 3, {}, -4.5};
+  memory.ledger_anonymous_bytes = 7;
+  memory.ledger_touched_bytes = 6;
+  memory.ledger_mapped_bytes = 70;
+  memory.unattributed_bytes = -3;
+  NodeReport in;
+  in.memory = std::make_shared<const MemoryReport>(memory);
+  in.routers = 2;
+  const auto report = through(in);
+  EXPECT_EQ(report.routers, 2U);
+  ASSERT_TRUE(report.memory);
+  const auto& out = *report.memory;
+  ASSERT_EQ(out.rows.size(), 2U);
+  EXPECT_EQ(out.rows[0].component, Component::kv);
+  EXPECT_EQ(out.rows[0].model, "m@1");
+  EXPECT_EQ(out.rows[0].tenant, "acme");
+  EXPECT_EQ(out.rows[0].endpoint, Endpoint::completions);
+  EXPECT_EQ(out.rows[0].bytes, 7);
+  EXPECT_EQ(out.rows[0].peak_bytes, 9);
+  EXPECT_EQ(out.rows[0].resident_bytes, 6);
+  EXPECT_EQ(out.rows[1].kind, MemoryKind::mapped);
+  EXPECT_EQ(out.process.rss_bytes, 5U);
+  EXPECT_EQ(out.process.pss_bytes, 4U);
+  EXPECT_EQ(out.process.anonymous_bytes, 3U);
+  EXPECT_EQ(out.process.file_bytes, 2U);
+  EXPECT_EQ(out.process.swap_bytes, 1U);
+  ASSERT_TRUE(out.cgroup);
+  EXPECT_EQ(out.cgroup->version, CgroupVersion::v1);
+  EXPECT_EQ(out.cgroup->current_bytes, 8U);
+  EXPECT_EQ(out.cgroup->limit_bytes, 9U);
+  EXPECT_FALSE(out.cgroup->high_bytes);
+  EXPECT_EQ(out.cgroup->oom_kills, 1U);
+  EXPECT_EQ(out.cgroup->limit_hits, 2U);
+  EXPECT_EQ(out.cgroup->under_oom, true);
+  EXPECT_TRUE(out.pressure->cgroup_scoped);
+  EXPECT_EQ(out.pressure->full_avg60, 4);
+  EXPECT_EQ(out.host_pressure->some_avg10, 7);
+  EXPECT_EQ(out.host_pressure->full_total_us, 12U);
+  EXPECT_EQ(out.allocator->metadata_bytes, 4U);
+  EXPECT_EQ(out.phases, memory.phases);
+  EXPECT_EQ(out.ledger_touched_bytes, 6);
+  EXPECT_EQ(out.unattributed_bytes, -3);
+  EXPECT_FALSE(through(NodeReport{}).memory) << "most reports have none";
+}
+
 TEST(Wire, Events) {
   NodeEvents in;
   in.epoch = 9;

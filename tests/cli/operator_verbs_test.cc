@@ -75,10 +75,12 @@ class OperatorVerbsTest : public ::testing::Test {
     CLI::App app{"", "plimsoll"};
     app.require_subcommand(1);
     add_inspect(app, context);
+    add_memory(app, context);
     add_events(app, context);
     add_top(app, context);
     add_cluster(app, context);
     add_tenant(app, context);
+    add_chargeback(app, context);
     add_model(app, context);
     add_scorecard(app, context);
     add_completion(app, context);
@@ -157,6 +159,9 @@ TEST_F(OperatorVerbsTest, PrintsTablesJsonAndYaml) {
       {"status", {"status"}},
       {"models", {"models"}},
       {"events", {"events"}},
+      {"memory", {"memory"}},
+      {"memory-endpoint", {"memory", "--by", "endpoint"}},
+      {"memory-node", {"memory", "--by", "tenant", "--node", "node-a"}},
       {"top", {"top"}},
   };
   for (const auto& [name, words] : verbs) {
@@ -363,13 +368,62 @@ TEST_F(OperatorVerbsTest, FlagsWinOverTheEnvironment) {
   EXPECT_EQ(ran.code, exit_ok) << ran.err;
 }
 
+TEST_F(OperatorVerbsTest, ChargebackPricesUsage) {
+  const auto folder = std::filesystem::temp_directory_path() /
+                      ("plimsoll-tariff-" + std::to_string(gateway_->port()));
+  std::filesystem::create_directories(folder);
+  const auto write = [&](const char* name, const std::string& text) {
+    std::ofstream(folder / name) << text;
+    return (folder / name).string();
+  };
+  const auto tariff = write("tariff.yaml",
+                            "currency: EUR\n"
+                            "per_gib_hour: {kv: 0.02, cache: 0.01, weights: 0.004}\n"
+                            "per_million_tokens: {prompt: 0.1, cached: 0.05, generated: 0.5}\n"
+                            "tier_factor: {guaranteed: 2}\n");
+  const std::string head = "tenant,tier,currency,kv,cache,weights,prompt,cached,generated,total\n";
+  // acme is guaranteed; nobody's weights have no factor.
+  const auto whole = run({"chargeback", "--tariff", tariff, "--csv"});
+  EXPECT_EQ(whole.code, exit_ok) << whole.err;
+  EXPECT_EQ(whole.out, head +
+                           "(idle),,EUR,0.000000,0.000000,0.009313,0.000000,0.000000,0.000000,"
+                           "0.009313\n"
+                           "acme,guaranteed,EUR,0.015522,0.015522,0.012418,3999.999000,0.000500,"
+                           "0.070000,4000.112962\n"
+                           "ops,best-effort,EUR,0.000000,0.000000,0.000000,0.000000,0.000000,"
+                           "0.000000,0.000000\n");
+  // A period: from what was written down at its beginning.
+  const auto before = write("before.json", run({"tenant", "usage", "-o", "json"}).out);
+  const auto nothing = run({"chargeback", "--tariff", tariff, "--from", before, "-o", "json"});
+  EXPECT_THAT(nothing.out, HasSubstr("\"total\": \"0.000000\""));
+  EXPECT_THAT(nothing.out, Not(HasSubstr("0.012418")));
+  EXPECT_THAT(run({"chargeback", "--tariff", tariff, "--to", before}).out,
+              HasSubstr("4000.112962"));
+
+  const auto refusal = [&](const std::string& text) {
+    const auto ran = run({"chargeback", "--tariff", write("bad.yaml", text)});
+    EXPECT_NE(ran.code, exit_ok) << text;
+    return ran.err;
+  };
+  EXPECT_THAT(refusal("currency: EUR\nper_gib_hour:\n  kv: 0.1\n  disk: 1\n"),
+              HasSubstr("bad.yaml:4: per_gib_hour.disk: is no key of a tariff"));
+  EXPECT_THAT(refusal("currency: EUR\nper_gib_hour: {kv: -1}\n"), HasSubstr("bad.yaml:2: "));
+  EXPECT_THAT(refusal("per_gib_hour: {kv: 1}\n"), HasSubstr("currency: is missing"));
+  EXPECT_THAT(refusal("currency: [\n"), HasSubstr("bad.yaml:"));
+  EXPECT_THAT(run({"chargeback", "--tariff", tariff, "--from", tariff}).err,
+              HasSubstr("not what `plimsoll tenant usage -o json` writes"));
+  std::filesystem::remove_all(folder);
+}
+
 TEST_F(OperatorVerbsTest, UsageAsCommaSeparatedValues) {
   const std::string head =
-      "tenant,requests,prompt_tokens,cached_tokens,generated_tokens,kv_byte_seconds,rejections,"
-      "rejections_by_reason\n";
+      "tenant,requests,prompt_tokens,cached_tokens,generated_tokens,kv_byte_seconds,"
+      "cache_byte_seconds,weights_byte_seconds,rejections,rejections_by_reason\n";
   const std::string acme =
-      "acme,1000,20000000000,5000,70000,1500000000000,17,tenant_rate=3;tenant_sequences=14\n";
-  EXPECT_EQ(run({"tenant", "usage", "--csv", "-"}).out, head + acme + "ops,0,0,0,0,0,0,\n");
+      "acme,1000,20000000000,5000,70000,1500000000000,3000000000000,"
+      "6000000000000,17,tenant_rate=3;tenant_sequences=14\n";
+  EXPECT_EQ(run({"tenant", "usage", "--csv", "-"}).out,
+            head + "(idle),0,0,0,0,0,0,9000000000000,0,\n" + acme + "ops,0,0,0,0,0,0,0,0,\n");
   const auto file = std::filesystem::temp_directory_path() /
                     ("plimsoll-usage-" + std::to_string(gateway_->port()) + ".csv");
   EXPECT_EQ(run({"tenant", "usage", "acme", "--csv", file.string()}).code, exit_ok);

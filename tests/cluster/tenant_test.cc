@@ -6,9 +6,10 @@ namespace plimsoll::cluster {
 namespace {
 
 TEST(Tenant, UsageOfTwoRoutersIsSummedReasonByReason) {
-  Usage a{1, 10, 4, 20, 0.5, {{"tenant_rate", 2}, {"shed", 1}}};
-  const Usage b{2, 30, 5, 40, 1.5, {{"tenant_rate", 3}, {"deadline", 7}}};
-  EXPECT_EQ(a += b, (Usage{3, 40, 9, 60, 2.0, {{"deadline", 7}, {"shed", 1}, {"tenant_rate", 5}}}));
+  Usage a{1, 10, 4, 20, 0.5, 1, 2.5, {{"tenant_rate", 2}, {"shed", 1}}};
+  const Usage b{2, 30, 5, 40, 1.5, 2, 0.5, {{"tenant_rate", 3}, {"deadline", 7}}};
+  EXPECT_EQ(a += b,
+            (Usage{3, 40, 9, 60, 2.0, 3, 3, {{"deadline", 7}, {"shed", 1}, {"tenant_rate", 5}}}));
 }
 
 TEST(Tenant, TiersHaveNamesAndFallingWeights) {

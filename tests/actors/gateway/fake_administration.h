@@ -125,9 +125,13 @@ class FakeAdministration final : public Administration {
     acme.cached_tokens = 5'000;
     acme.generated_tokens = 70'000;
     acme.kv_byte_seconds = 1.5e12;
+    acme.cache_byte_seconds = 3e12;
+    acme.weights_byte_seconds = 6e12;
     acme.rejections = {{"tenant_rate", 3}, {"tenant_sequences", 14}};
-    return answer(note("usage"),
-                  std::map<std::string, cluster::Usage>{{"acme", acme}, {"ops", {}}});
+    cluster::Usage idle;
+    idle.weights_byte_seconds = 9e12;
+    return answer(note("usage"), std::map<std::string, cluster::Usage>{
+                                     {cluster::idle_tenant, idle}, {"acme", acme}, {"ops", {}}});
   }
 
   Result<std::vector<ModelView>> models() override {

@@ -93,6 +93,31 @@ class FakeFrontend final : public Frontend {
     return status;
   }
   Result<MemoryReport> memory() const override { return make_memory_report(process_ledger()); }
+  Result<std::vector<NodeMemory>> node_memory() const override {
+    MemoryReport a;
+    a.rows = {
+        {Component::weights, "llama@1", "shared", MemoryKind::mapped, 4 << 20, 4 << 20, 3 << 20},
+        {Component::kv, "llama@1", "acme", MemoryKind::anonymous, 2 << 20, 3 << 20, 2 << 20,
+         Endpoint::chat_completions},
+        {Component::kv, "llama@1", "ops", MemoryKind::anonymous, 1 << 20, 1 << 20, 1 << 20,
+         Endpoint::completions}};
+    a.process = {16 << 20, 15 << 20, 4 << 20, 12 << 20, 0};
+    a.cgroup = CgroupMemory{CgroupVersion::v2, "/a", 20 << 20, 64 << 20, 48 << 20, 1, 2, 3, 4, {}};
+    a.pressure = MemoryPressure{.some_avg10 = 1.5, .full_avg10 = 0.5, .cgroup_scoped = true};
+    a.host_pressure = MemoryPressure{.some_avg10 = 30, .full_avg10 = 10};
+    a.allocator = {1 << 20, 2 << 20, 3 << 20, 1 << 18};
+    a.ledger_anonymous_bytes = a.ledger_touched_bytes = 3 << 20;
+    a.ledger_mapped_bytes = 4 << 20;
+    a.unattributed_bytes = 1 << 20;
+    a.phases = MemoryPhases{7200, 6 << 20, 4 << 20, 1 << 20, 10};
+    MemoryReport b;
+    b.rows = {a.rows[1]};
+    b.rows[0].model = "bert@1";
+    b.process = {8 << 20, 8 << 20, 2 << 20, 6 << 20, 0};
+    b.ledger_anonymous_bytes = b.ledger_touched_bytes = 2 << 20;
+    return std::vector<NodeMemory>{{"node-a", 0, 1, std::make_shared<const MemoryReport>(a)},
+                                   {"node-b", 1.5, 1, std::make_shared<const MemoryReport>(b)}};
+  }
   std::string metrics() const override { return "plimsoll_test 1\n"; }
   Administration* administrator = nullptr;
   Administration* administration() override { return administrator; }

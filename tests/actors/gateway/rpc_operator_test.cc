@@ -204,16 +204,20 @@ TEST_F(RpcOperatorTest, ChangesTenants) {
 TEST_F(RpcOperatorTest, Usage) {
   auto client = connect();
   const auto usage = client::Operator(client).usage();
-  ASSERT_EQ(usage.size(), 2U);
-  EXPECT_EQ(usage[0].tenant, "acme");
-  EXPECT_EQ(usage[0].requests, 1000U);
-  EXPECT_EQ(usage[0].prompt_tokens, 20'000'000'000U);
-  EXPECT_EQ(usage[0].cached_tokens, 5000U);
-  EXPECT_EQ(usage[0].generated_tokens, 70'000U);
-  EXPECT_EQ(usage[0].kv_byte_seconds, 1.5e12);
-  EXPECT_EQ(usage[0].rejections,
+  ASSERT_EQ(usage.size(), 3U);
+  EXPECT_EQ(usage[0].tenant, "(idle)");
+  EXPECT_EQ(usage[0].weights_byte_seconds, 9e12);
+  EXPECT_EQ(usage[1].tenant, "acme");
+  EXPECT_EQ(usage[1].requests, 1000U);
+  EXPECT_EQ(usage[1].prompt_tokens, 20'000'000'000U);
+  EXPECT_EQ(usage[1].cached_tokens, 5000U);
+  EXPECT_EQ(usage[1].generated_tokens, 70'000U);
+  EXPECT_EQ(usage[1].kv_byte_seconds, 1.5e12);
+  EXPECT_EQ(usage[1].cache_byte_seconds, 3e12);
+  EXPECT_EQ(usage[1].weights_byte_seconds, 6e12);
+  EXPECT_EQ(usage[1].rejections,
             (std::map<std::string, std::uint64_t>{{"tenant_rate", 3}, {"tenant_sequences", 14}}));
-  EXPECT_EQ(usage[1].tenant, "ops");
+  EXPECT_EQ(usage[2].tenant, "ops");
 }
 
 TEST_F(RpcOperatorTest, Models) {

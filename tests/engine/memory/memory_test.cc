@@ -37,6 +37,37 @@ TEST(LedgerTest, SumsByAccountAndKeepsPeaks) {
   EXPECT_EQ(ledger.snapshot().size(), 3U);
 }
 
+TEST(Ledger, OfManyRowsTheLargestStayAndTheSumIsTheSame) {
+  Ledger ledger;
+  for (int i = 1; i <= 9; ++i) {
+    ledger.account(Component::kv, "m", TenantId("t" + std::to_string(i))).charge(i);
+  }
+  ledger.account(Component::weights, "m", shared_tenant, MemoryKind::mapped).charge(1);
+  EXPECT_EQ(largest_rows(ledger.snapshot(), 10).size(), 10U);
+  const auto rows = largest_rows(ledger.snapshot(), 2);
+  ASSERT_EQ(rows.size(), 4U);
+  EXPECT_EQ(rows[0].tenant, "t9");
+  EXPECT_EQ(rows[1].tenant, "t8");
+  std::int64_t kv = 0;
+  for (const auto& row : rows) {
+    if (row.component == Component::kv) kv += row.bytes;
+    if (row.component == Component::weights) {
+      EXPECT_EQ(row.tenant, "others");
+      EXPECT_EQ(row.kind, MemoryKind::mapped);
+    }
+  }
+  EXPECT_EQ(kv, 45);
+}
+
+TEST(Ledger, NamesAreReadAsTheyAreWritten) {
+  for (int i = 0; i < component_count; ++i) {
+    EXPECT_EQ(component_of(to_string(static_cast<Component>(i))), static_cast<Component>(i));
+  }
+  for (const auto kind : {MemoryKind::anonymous, MemoryKind::mapped, MemoryKind::device}) {
+    EXPECT_EQ(kind_of(to_string(kind)), kind);
+  }
+}
+
 TEST(Ledger, EndpointsHaveTheirOwnAccounts) {
   Ledger ledger;
   const TenantId tenant("a");
