@@ -97,6 +97,10 @@ int serve(const Config& config) {
     fmt::print(stderr, "plimsoll: {}\n", error.message);
     return exit_failure;
   };
+  // What libraries and the command line have taken by now, nobody else will charge.
+  const auto heap = read_allocator_memory();
+  const Charge before(process_ledger().account(Component::runtime, "", shared_tenant),
+                      heap ? heap->allocated_bytes : 0);
   std::optional<ProgressBar> bar;
   std::string packing;
   auto server = Server::start(

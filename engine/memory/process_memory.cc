@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "engine/memory/kernel_files.h"
+#include "engine/memory/runtime_memory.h"
 
 // Present where the program runs on jemalloc.
 extern "C" int mallctl(const char* name, void* old_value, std::size_t* old_length, void* new_value,
@@ -91,6 +92,50 @@ std::uint64_t mallctl_size(const char* name) {
   std::size_t length = sizeof value;
   mallctl(name, &value, &length, nullptr, 0);
   return value;
+}
+
+// KV pools and arenas are mappings of their own; what other components charge is in the heap.
+bool has_own_mapping(Component component) {
+  return component == Component::kv || component == Component::activations;
+}
+
+// What the loader, threads and the allocator take, beside what is charged to `runtime` already.
+std::uint64_t measure_runtime(const std::vector<LedgerRow>& rows,
+                              const std::optional<AllocatorMemory>& allocator) {
+  const auto pages = read_anonymous_pages();
+  if (!pages) return 0;
+  std::int64_t mapped = 0;
+  for (const auto& row : rows) {
+    if (row.kind == MemoryKind::anonymous && has_own_mapping(row.component)) {
+      mapped += row.resident_bytes;
+    }
+  }
+  std::uint64_t bytes = pages->loader_bytes + pages->stack_bytes;
+  if (allocator) {
+    // 4096 is MALLCTL_ARENAS_ALL.
+    bytes += allocator_overhead(
+        *pages, static_cast<std::uint64_t>(std::max<std::int64_t>(mapped, 0)),
+        {allocator->allocated_bytes, mallctl_size("stats.arenas.4096.tcache_bytes"),
+         allocator->resident_bytes});
+  }
+  return bytes;
+}
+
+// One row of `runtime`, whether something is charged to it or not.
+void add_runtime(std::vector<LedgerRow>& rows, std::uint64_t bytes) {
+  const auto measured = static_cast<std::int64_t>(bytes);
+  auto row = std::ranges::find_if(rows, [](const LedgerRow& r) {
+    return r.component == Component::runtime && r.model.empty() &&
+           r.tenant == shared_tenant.get() && r.kind == MemoryKind::anonymous &&
+           r.endpoint == Endpoint::none;
+  });
+  if (row == rows.end()) {
+    rows.push_back({Component::runtime, "", shared_tenant.get(), MemoryKind::anonymous, 0, 0, 0});
+    row = rows.end() - 1;
+  }
+  row->bytes += measured;
+  row->resident_bytes += measured;
+  row->peak_bytes = std::max(row->peak_bytes, row->bytes);
 }
 
 }  // namespace
@@ -202,6 +247,7 @@ Result<MemoryReport> make_memory_report(const Ledger& ledger) {
   if (auto pressure = read_memory_pressure()) report.pressure = *pressure;
   if (auto pressure = read_host_pressure()) report.host_pressure = *pressure;
   report.allocator = read_allocator_memory();
+  add_runtime(report.rows, measure_runtime(report.rows, report.allocator));
   for (const auto& row : report.rows) {
     if (row.kind == MemoryKind::anonymous) {
       report.ledger_anonymous_bytes += row.bytes;
