@@ -441,8 +441,8 @@ TEST_P(DirectoryTest, UsageOfManyTenantsIsWrittenWhereItChanged) {
   // More than one record has room for.
   std::map<std::string, cluster::Usage> all;
   for (int i = 0; i < 20'000; ++i) {
-    all["tenant-" + std::to_string(i)] = {1ULL << 40, 1ULL << 50,    3,
-                                          4,          1.0 / (i + 3), {{"shed", 9}}};
+    all["tenant-" + std::to_string(i)] = {1ULL << 40,    1ULL << 50, 3, 4,
+                                          1.0 / (i + 3), 0,          0, {{"shed", 9}}};
   }
   ASSERT_TRUE(one_->save_usage(all));
   const auto revisions = [&] {
