@@ -78,12 +78,30 @@ class Board {
     }
     return out;
   }
-  void set_pressure(PressureLevel level) { pressure_ = level; }
+  void set_pressure(PressureLevel level, std::uint64_t used_bytes = 0,
+                    std::uint64_t limit_bytes = 0) {
+    pressure_ = level;
+    used_bytes_ = used_bytes;
+    limit_bytes_ = limit_bytes;
+  }
   PressureLevel pressure() const { return pressure_; }
 
   // Of this process and of the nodes that report to it.
   cluster::EventLog& events() { return events_; }
   const cluster::EventLog& events() const { return events_; }
+  // One of now, here, under the pressure that there is; not added yet.
+  cluster::Event event(cluster::EventKind kind, std::string cause) const {
+    cluster::Event event;
+    event.unix_seconds =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    event.node = name_;
+    event.kind = kind;
+    event.level = static_cast<cluster::Level>(pressure());
+    event.cause = std::move(cause);
+    event.used_bytes = used_bytes_;
+    event.limit_bytes = limit_bytes_;
+    return event;
+  }
 
  private:
   struct Said {
@@ -104,6 +122,8 @@ class Board {
   PhaseRecorder recorder_;
   std::map<std::string, Said> memory_;  // by node
   std::atomic<PressureLevel> pressure_{PressureLevel::green};
+  std::atomic<std::uint64_t> used_bytes_ = 0;
+  std::atomic<std::uint64_t> limit_bytes_ = 0;
 };
 
 }  // namespace plimsoll

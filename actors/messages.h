@@ -142,6 +142,8 @@ struct SetPressure {
   PressureLevel level = PressureLevel::green;
   std::uint64_t used_bytes = 0;
   std::uint64_t limit_bytes = 0;
+  std::uint64_t excess_bytes = 0;  // to be freed now
+  std::string cause;
 };
 // Serve one more model, or one less. `version`: that its file must have; empty: any.
 struct LoadModel {
@@ -256,7 +258,6 @@ using RouterActor = NodeListener::extend<
     caf::reacts_to<EndAllAtom>, caf::reacts_to<InRouter>, caf::reacts_to<TickAtom>>;
 // Loads a node's models and ends its engines, one after the other and in order.
 using LoaderActor = caf::typed_actor<caf::reacts_to<LoadAttemptPtr>, caf::reacts_to<RetireEngine>>;
-using GovernorActor = caf::typed_actor<caf::reacts_to<TickAtom>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
 // ---- how each is written
@@ -331,7 +332,7 @@ PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.versi
 PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error, x.placed)
 PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,
                  x.memory_used_bytes, x.memory_limit_bytes, x.probe, x.round_trip_seconds)
-PLIMSOLL_INSPECT(SetPressure, x.level, x.used_bytes, x.limit_bytes)
+PLIMSOLL_INSPECT(SetPressure, x.level, x.used_bytes, x.limit_bytes, x.excess_bytes, x.cause)
 PLIMSOLL_INSPECT(LoadModel, x.name, x.source, x.version)
 PLIMSOLL_INSPECT(UnloadModel, x.name)
 PLIMSOLL_INSPECT(Drain, x.deadline_ms)

@@ -8,7 +8,7 @@
 #include <thread>
 #include <utility>
 
-#include "actors/governor.h"
+#include "engine/memory/headroom.h"
 
 namespace plimsoll {
 namespace {
@@ -87,14 +87,14 @@ Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEnt
 }
 
 Result<Charge> ModelLoader::promise_kv() const {
-  const auto sample = process_sampler(config_.memory_limit_bytes)();
-  if (!sample) return fail(sample.error());
+  const auto scopes = read_memory_scopes(config_.memory_limit_bytes);
+  if (!scopes) return fail(scopes.error());
   std::int64_t rest = ledger_.total_bytes(MemoryKind::anonymous);
   for (const auto& row : ledger_.snapshot()) {
     const bool kv = row.component == Component::kv && row.kind == MemoryKind::anonymous;
     if (kv) rest -= row.bytes;
   }
-  const auto limit = static_cast<std::int64_t>(sample->limit_bytes);
+  const auto limit = static_cast<std::int64_t>(tightest_limit_bytes(*scopes));
   const auto wanted = static_cast<std::int64_t>(config_.engine.kv_bytes);
   const std::int64_t promised = kv_promised_.bytes();
   const std::int64_t free = limit - promised - rest;
@@ -133,6 +133,9 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   config.queue_time = settings.queue_time;
   config.tenant_sequences = settings.tenant_sequences;
   config.prefix_sharing = settings.prefix_sharing;
+  if (on_shed_) {
+    config.on_shed = [this, name = model.name](const Shed& shed) { on_shed_(name, shed); };
+  }
   auto engine =
       Engine::start(std::move(*causal), config, ledger_, make_engine_sink(inbox_, ledger_));
   if (!engine) return fail(std::move(engine.error()));

@@ -21,10 +21,17 @@ class ModelLoader {
   // Called while weights are packed: the model's name, bytes done, bytes in all.
   using Progress = std::function<void(const std::string&, std::uint64_t, std::uint64_t)>;
 
+  // What an engine gave up, on its thread; must not block.
+  using ShedSink = std::function<void(const std::string& model, const Shed&)>;
+
   // Everything given outlives the loader; the loader and the ledger outlive what it loads.
   ModelLoader(const ServerConfig& config, const ModelSource& source, Ledger& ledger,
-              std::shared_ptr<NodeInbox> inbox)
-      : config_(config), source_(source), ledger_(ledger), inbox_(std::move(inbox)) {}
+              std::shared_ptr<NodeInbox> inbox, ShedSink on_shed = {})
+      : config_(config),
+        source_(source),
+        ledger_(ledger),
+        inbox_(std::move(inbox)),
+        on_shed_(std::move(on_shed)) {}
 
   // What is known without its weights.
   Result<ModelEntry> probe(const ModelConfig& model) const;
@@ -48,6 +55,7 @@ class ModelLoader {
   const ModelSource& source_;
   Ledger& ledger_;
   std::shared_ptr<NodeInbox> inbox_;
+  ShedSink on_shed_;
   mutable Account kv_promised_;  // what the KV pools of its engines may grow to, in all
 };
 

@@ -302,7 +302,7 @@ struct LinkState {
   }
   void receive(wire::Welcome& welcome) {
     drop_runs();
-    next_memory = {};
+    next_memory = Clock::now() + memory_interval / 4;  // reading it takes time; models go first
     proxy = caf::actor_cast<caf::actor>(self->current_sender());
     if (!proxy) return;
     self->monitor(proxy);
@@ -424,6 +424,12 @@ Result<Door> open_door(caf::actor_system& system, DoorConfig config) {
                                             system.render(bound.error()));
   }
   return Door{actor, *bound};
+}
+
+void close_door(caf::actor_system& system, const Door& door) {
+  // What is published is kept alive by the network, and with it the door's thread.
+  system.middleman().unpublish(door.actor, door.port);
+  caf::anon_send_exit(door.actor, caf::exit_reason::user_shutdown);
 }
 
 LinkActor spawn_link(caf::actor_system& system, LinkConfig config) {

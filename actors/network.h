@@ -52,12 +52,13 @@ struct DoorConfig {
   };
   std::function<Result<Admission>(const wire::Hello&)> admit;
 };
-// Lets nodes join at an address, until the actor ends. Errors: unavailable (address in use).
+// Lets nodes join at an address, until it is closed. Errors: unavailable (address in use).
 struct Door {
   caf::actor actor;
   std::uint16_t port = 0;
 };
 Result<Door> open_door(caf::actor_system& system, DoorConfig config);
+void close_door(caf::actor_system& system, const Door& door);
 
 struct LinkConfig {
   std::string host;  // a router's door

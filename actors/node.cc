@@ -293,6 +293,27 @@ struct NodeState {
     for (auto& [owner, result] : cut_embeddings) self->send(owner, std::move(result));
   }
 
+  // What is to be freed is shared out by what each engine's pool holds.
+  void relieve() {
+    const auto held_bytes = [](const Engine& engine) {
+      const auto& info = engine.model();
+      return static_cast<double>(engine.stats().kv_blocks_used) * info.layers * info.kv_heads *
+             info.head_dim;
+    };
+    double all = 0;
+    for (const auto& served : config.engines) {
+      if (served.engine) all += held_bytes(*served.engine);
+    }
+    for (const auto& served : config.engines) {
+      if (!served.engine) continue;
+      const double part = all > 0 ? held_bytes(*served.engine) / all : 0;
+      served.engine->set_pressure(
+          {pressure.level,
+           static_cast<std::uint64_t>(part * static_cast<double>(pressure.excess_bytes)),
+           pressure.cause});
+    }
+  }
+
   void beat() {
     report();
     self->delayed_send(self, config.heartbeat, TickAtom::value);
@@ -349,9 +370,7 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
       },
       [=](const SetPressure& pressure) {
         self->state.pressure = pressure;
-        for (auto& served : self->state.config.engines) {
-          if (served.engine) served.engine->set_pressure(pressure.level);
-        }
+        self->state.relieve();
       },
       [=](Drain drain) {
         for (auto& served : self->state.config.engines) {

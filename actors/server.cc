@@ -58,7 +58,9 @@ struct Server::Impl {
   Ledger& ledger;
   std::shared_ptr<Board> board;
   std::shared_ptr<NodeInbox> inbox = std::make_shared<NodeInbox>();
-  ModelLoader loader{config, source, ledger, inbox};
+  ModelLoader loader{
+      config, source, ledger, inbox,
+      [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
   Metrics metrics;
   OpenRequests open{most_requests, most_request_bytes};
   std::string store;
@@ -68,8 +70,8 @@ struct Server::Impl {
   RouterActor router;
   RegistryActor registry;
   NodeActor node;
-  GovernorActor governor;
-  caf::actor door;
+  std::unique_ptr<Governor> governor;
+  std::optional<Door> door;
   std::vector<LinkActor> links;
   std::optional<RequestServices> services;
   std::optional<ClusterFrontend> frontend;
@@ -79,7 +81,6 @@ struct Server::Impl {
   std::optional<ClusterAdministration> administration;
   std::optional<NodeSecret> secret;
   const std::uint64_t epoch = static_cast<std::uint64_t>(std::time(nullptr));  // of the own node
-  std::uint16_t cluster_port = 0;
   std::mutex links_mutex;
   std::set<std::string> serving_links;
   bool stopped = false;
@@ -254,9 +255,23 @@ struct Server::Impl {
     node_config.heartbeat = config.cluster.heartbeat;
     node_config.load = [this](const LoadModel& request) { return load_engine(request); };
     node = spawn_node(*system, std::move(node_config));
-    governor = spawn_governor(
-        *system,
-        {.sample = process_sampler(config.memory_limit_bytes), .board = board, .node = node});
+    governor = std::make_unique<Governor>(
+        GovernorConfig{.sample = process_sampler(config.memory_limit_bytes),
+                       .anonymous = anonymous_sampler(ledger),
+                       .board = board,
+                       .node = node});
+  }
+
+  void note_shed(const std::string& model, const Shed& shed) {
+    static constexpr cluster::EventKind kinds[] = {
+        cluster::EventKind::evict, cluster::EventKind::preempt, cluster::EventKind::cancel,
+        cluster::EventKind::purge, cluster::EventKind::refuse};
+    auto event = board->event(kinds[static_cast<int>(shed.kind)], shed.cause);
+    if (shed.tenant != shared_tenant) event.tenant = shed.tenant.get();
+    event.model = model;
+    event.bytes = shed.bytes;
+    event.count = shed.count;
+    board->events().add(std::move(event));
   }
 
   // On a thread of the node's.
@@ -343,8 +358,7 @@ struct Server::Impl {
     settings.admit = [this](const wire::Hello& hello) { return admit(hello); };
     auto opened = plimsoll::open_door(*system, std::move(settings));
     if (!opened) return fail(std::move(opened.error()));
-    door = opened->actor;
-    cluster_port = opened->port;
+    door = std::move(*opened);
     return {};
   }
 
@@ -464,13 +478,13 @@ struct Server::Impl {
       if (actor) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
       actor = nullptr;
     };
+    governor.reset();  // it may tell the node
     end(node);
     for (auto& link : links) end_link(std::exchange(link, nullptr));
     links.clear();
-    end(door);
+    if (door) close_door(*system, *std::exchange(door, std::nullopt));
     if (placed) placed->stop();
     if (keeper) keeper->stop();
-    end(governor);
     end(registry);
     end(router);
     system->await_all_actors_done();  // the engines' threads are joined then
@@ -493,7 +507,7 @@ Result<std::unique_ptr<Server>> Server::start(const ServerConfig& config, LoadPr
 }
 
 Frontend& Server::frontend() { return *impl_->frontend; }
-std::uint16_t Server::cluster_port() const { return impl_->cluster_port; }
+std::uint16_t Server::cluster_port() const { return impl_->door ? impl_->door->port : 0; }
 void Server::drain() {
   // A little before the gateways cut their connections, so that clients still hear why.
   const auto deadline = impl_->config.drain_deadline;

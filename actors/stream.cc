@@ -73,7 +73,11 @@ struct StreamState {
 
   void start() {
     if (open->refusal) return end(std::move(open->refusal));
-    if (open->services->board.pressure() == PressureLevel::red) {
+    auto& board = open->services->board;
+    if (board.pressure() == PressureLevel::red) {
+      auto refused = board.event(cluster::EventKind::refuse, "this process is short of memory");
+      refused.tenant = open->caller.tenant.get();
+      board.events().add(std::move(refused));
       return end(Error(ErrorCode::resource_exhausted, "the server is short of memory")
                      .with_reason("memory_pressure")
                      .retry_after(1000));

@@ -2,62 +2,138 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 namespace plimsoll::cluster {
 namespace {
 
 // The highest rung whose threshold `value` reaches; `current` and the rungs below it are held down
-// to `keep(threshold)`.
-template <class Keep>
-int rung(double value, const double (&thresholds)[3], int current, Keep keep) {
+// to `keep` below (or at a share of) where they begin.
+template <class Threshold, class Keep>
+int rung(double value, Threshold begins, int current, Keep keep) {
   for (int level = 3; level > 0; --level) {
-    const double threshold = thresholds[level - 1];
+    const double threshold = begins(level);
     if (value >= (level <= current ? keep(threshold) : threshold)) return level;
   }
   return 0;
 }
 
+double mebibytes(double bytes) { return bytes / (1 << 20); }
+
+template <class... Values>
+std::string sentence(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
 }  // namespace
+
+std::string_view to_string(Level level) {
+  constexpr std::string_view names[] = {"green", "yellow", "orange", "red"};
+  return names[static_cast<int>(level)];
+}
+
+std::string_view to_string(Scope scope) {
+  constexpr std::string_view names[] = {"process", "cgroup", "machine"};
+  return names[static_cast<int>(scope)];
+}
+
+std::uint64_t begins_at(const PressureConfig& config, Level level, std::uint64_t limit_bytes) {
+  if (level == Level::green) return 0;
+  const auto i = static_cast<int>(level) - 1;
+  const auto limit = static_cast<double>(limit_bytes);
+  const double most =
+      std::min(static_cast<double>(config.free_bytes[i]), config.free_share_most[i] * limit);
+  return limit_bytes - static_cast<std::uint64_t>(std::max(config.free_share[i] * limit, most));
+}
 
 PressureStep fold(const PressureConfig& config, const PressureState& state,
                   const PressureSample& sample) {
-  PressureStep step{.state = state};
+  PressureStep step;
+  step.state = state;
   PressureState& next = step.state;
-  if (state.last && sample.seconds > state.last->seconds) {
-    const double elapsed = sample.seconds - state.last->seconds;
-    const double rate =
-        (static_cast<double>(sample.used_bytes) - static_cast<double>(state.last->used_bytes)) /
-        elapsed;
-    const double weight = 1 - std::exp(-elapsed / config.growth_seconds);
-    next.growth_bytes_per_second += weight * (rate - state.growth_bytes_per_second);
+  const int current = static_cast<int>(state.level);
+  int used = 0, growth = 0, stalls = 0;
+  int used_scope = 0, growth_scope = 0;
+  double fullest = -1;
+  for (int i = 0; i < static_cast<int>(scope_count); ++i) {
+    const ScopeUsage& scope = sample.scopes[i];
+    if (scope.limit_bytes == 0) continue;
+    const double bytes = static_cast<double>(scope.used_bytes);
+    const double limit = static_cast<double>(scope.limit_bytes);
+    if (state.last && sample.seconds > state.last->seconds &&
+        state.last->scopes[i].limit_bytes > 0) {
+      const double elapsed = sample.seconds - state.last->seconds;
+      const double rate = (bytes - static_cast<double>(state.last->scopes[i].used_bytes)) / elapsed;
+      next.growth[i] += (1 - std::exp(-elapsed / config.growth_seconds)) * (rate - state.growth[i]);
+    }
+    const auto begins = [&](int level) {
+      return static_cast<double>(begins_at(config, static_cast<Level>(level), scope.limit_bytes));
+    };
+    const auto keep = [&](double threshold) { return threshold - config.used_slack * limit; };
+    const int of_used = rung(bytes, begins, current, keep);
+    const double projected = bytes + std::max(0.0, next.growth[i]) * config.horizon_seconds;
+    const int of_growth = std::min(2, rung(projected, begins, current, keep));
+    if (of_used > used) used_scope = i;
+    if (of_growth > growth) growth_scope = i;
+    used = std::max(used, of_used);
+    growth = std::max(growth, of_growth);
+    if (of_used >= 2) {
+      const double wanted = keep(begins(2));
+      step.excess_bytes =
+          std::max(step.excess_bytes, static_cast<std::uint64_t>(std::max(0.0, bytes - wanted)));
+    }
+    if (next.growth[i] > 0 && bytes < limit) {
+      const double left = (limit - bytes) / next.growth[i];
+      step.seconds_left = std::min(step.seconds_left.value_or(left), left);
+    }
+    if (bytes / limit > fullest) {
+      fullest = bytes / limit;
+      step.scope = static_cast<Scope>(i);
+    }
   }
   next.last = sample;
 
-  const int current = static_cast<int>(state.level);
-  int used = 0, growth = 0, stalls = 0;
-  if (sample.limit_bytes > 0) {
-    const double limit = static_cast<double>(sample.limit_bytes);
-    step.used_share = static_cast<double>(sample.used_bytes) / limit;
-    step.projected_share = step.used_share + std::max(0.0, next.growth_bytes_per_second) *
-                                                 config.horizon_seconds / limit;
-    const auto keep = [&](double threshold) { return threshold - config.used_slack; };
-    used = rung(step.used_share, config.used_share, current, keep);
-    growth = std::min(2, rung(step.projected_share, config.used_share, current, keep));
-  }
   const auto half = [](double threshold) { return threshold / 2; };
-  if (sample.some_avg10) stalls = rung(*sample.some_avg10, config.some_percent, current, half);
+  const auto of = [](const double(&percent)[3]) {
+    return [&percent](int level) { return percent[level - 1]; };
+  };
+  if (sample.some_avg10) stalls = rung(*sample.some_avg10, of(config.some_percent), current, half);
   if (sample.full_avg10) {
-    stalls = std::max(stalls, rung(*sample.full_avg10, config.full_percent, current, half));
+    stalls = std::max(stalls, rung(*sample.full_avg10, of(config.full_percent), current, half));
+  }
+  if (stalls >= 2 && stalls > used) {
+    const auto limit = static_cast<double>(sample[step.scope].limit_bytes);
+    step.excess_bytes =
+        std::max(step.excess_bytes, static_cast<std::uint64_t>(config.stall_relief * limit));
   }
 
   const int wanted = std::max({used, growth, stalls});
-  if (wanted > 0) step.cause = used == wanted ? "used" : stalls == wanted ? "stalls" : "growth";
+  if (wanted > 0 && wanted != used && wanted == stalls) {
+    step.cause = sentence("tasks stalled for memory %.1f%% of the last 10 s (all of them %.1f%%)",
+                          sample.some_avg10.value_or(0), sample.full_avg10.value_or(0));
+  } else if (wanted > 0) {
+    const int i = wanted == used ? used_scope : growth_scope;
+    step.scope = static_cast<Scope>(i);
+    const ScopeUsage& scope = sample.scopes[i];
+    const double bytes = static_cast<double>(scope.used_bytes);
+    const double limit = static_cast<double>(scope.limit_bytes);
+    step.cause = sentence("%s uses %.1f MiB of %.1f MiB (%.1f%%)", to_string(step.scope).data(),
+                          mebibytes(bytes), mebibytes(limit), 100 * bytes / limit);
+    if (wanted != used) {
+      step.cause += sentence(" and grows by %.1f MiB/s: %.0f s to the limit",
+                             mebibytes(next.growth[i]), (limit - bytes) / next.growth[i]);
+    }
+  }
   if (wanted >= current) {
     next.level = static_cast<Level>(wanted);
-    next.calm = 0;
-  } else if (++next.calm >= config.calm_samples) {
+    next.calm_since.reset();
+  } else if (!next.calm_since) {
+    next.calm_since = sample.seconds;
+  } else if (sample.seconds - *next.calm_since >= config.calm_seconds) {
     next.level = static_cast<Level>(current - 1);
-    next.calm = 0;
+    next.calm_since = sample.seconds;
   }
   return step;
 }

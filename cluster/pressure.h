@@ -4,48 +4,76 @@
 // rung for a few samples: seconds, not minutes.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <string_view>
 
 namespace plimsoll::cluster {
 
 enum class Level : std::uint8_t { green, yellow, orange, red };
+std::string_view to_string(Level level);
+
+// The limits that may be hit: what an operator gave this process, its cgroup's, the machine's.
+enum class Scope : std::uint8_t { process, cgroup, machine };
+inline constexpr std::size_t scope_count = 3;
+std::string_view to_string(Scope scope);
+
+struct ScopeUsage {
+  std::uint64_t used_bytes = 0;   // what the kernel cannot take back: no clean file cache
+  std::uint64_t limit_bytes = 0;  // 0: there is none
+};
 
 struct PressureSample {
-  double seconds = 0;             // since any fixed moment; grows from sample to sample
-  std::uint64_t used_bytes = 0;   // what the kernel cannot take back: no clean file cache
-  std::uint64_t limit_bytes = 0;  // 0: none is known, and only stalls count
+  double seconds = 0;  // since any fixed moment; grows from sample to sample
+  std::array<ScopeUsage, scope_count> scopes{};
   // PSI of this process's own group, in percent. Absent where only the host's is known, which must
   // not shed for a neighbour's sins.
   std::optional<double> some_avg10;
   std::optional<double> full_avg10;
+
+  ScopeUsage& operator[](Scope scope) { return scopes[static_cast<std::size_t>(scope)]; }
+  const ScopeUsage& operator[](Scope scope) const {
+    return scopes[static_cast<std::size_t>(scope)];
+  }
 };
 
 struct PressureConfig {
-  // Shares of the limit at which yellow, orange and red begin.
-  double used_share[3] = {0.80, 0.88, 0.95};
-  double used_slack = 0.04;               // a rung is left that far below where it begins
+  // What must be left free for yellow, orange and red not to begin: a share of the limit, and where
+  // that is little, so many bytes, but no more than another share.
+  double free_share[3] = {0.08, 0.05, 0.02};
+  std::uint64_t free_bytes[3] = {48 << 20, 32 << 20, 16 << 20};
+  double free_share_most[3] = {0.20, 0.14, 0.08};
+  double used_slack = 0.03;               // of the limit: a rung is left that far below its begin
   double some_percent[3] = {10, 30, 60};  // PSI some avg10; left at half of it
   double full_percent[3] = {2, 8, 20};    // PSI full avg10; left at half of it
-  double horizon_seconds = 5;  // growth counts as if it went on that long; never beyond orange
-  double growth_seconds = 3;   // over which growth is averaged
-  std::uint32_t calm_samples = 3;
+  double horizon_seconds = 5;      // growth counts as if it went on that long; never beyond orange
+  double growth_seconds = 3;       // over which growth is averaged
+  double calm_seconds = 3;         // below the level, before it comes down a rung
+  double stall_relief = 1.0 / 16;  // of the limit is to be freed where stalls say so
 };
 
 struct PressureState {
   Level level = Level::green;
-  std::uint32_t calm = 0;  // samples in a row that were below the level
-  double growth_bytes_per_second = 0;
+  std::optional<double> calm_since;          // below the level, in seconds of the samples
+  std::array<double, scope_count> growth{};  // bytes a second
   std::optional<PressureSample> last;
 };
 
-// What the last sample came to, for the log line of a change.
+// What the last sample came to, for the events.
 struct PressureStep {
   PressureState state;
-  double used_share = 0;       // of the limit; 0 without one
-  double projected_share = 0;  // with growth
-  const char* cause = "";      // "used", "growth", "stalls": what holds the level up; "" if green
+  Scope scope = Scope::process;  // the one that decided, or that is fullest
+  std::string cause;             // a sentence with its figures; empty if green
+  // To be freed now, for the level to come down; 0 below orange.
+  std::uint64_t excess_bytes = 0;
+  // Until the limit is reached, if growth goes on as it does; absent if nothing grows.
+  std::optional<double> seconds_left;
 };
+
+// Bytes used of a scope at which a level begins.
+std::uint64_t begins_at(const PressureConfig& config, Level level, std::uint64_t limit_bytes);
 
 PressureStep fold(const PressureConfig& config, const PressureState& state,
                   const PressureSample& sample);

@@ -80,7 +80,7 @@ class PretendEngine final : public Engine {
     credit += std::min(tokens, ~0U - credit);
     wake();
   }
-  void set_pressure(PressureLevel) override {}
+  void set_pressure(PressureOrder) override {}
   void drain(std::chrono::steady_clock::time_point deadline) override {
     const std::lock_guard lock(mutex_);
     drain_ = deadline;

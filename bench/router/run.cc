@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "actors/frontend_impl.h"
@@ -84,8 +85,7 @@ class Run {
   ~Run() {
     for (auto& node : nodes_) caf::anon_send_exit(node, caf::exit_reason::user_shutdown);
     nodes_.clear();
-    if (door_) caf::anon_send_exit(door_, caf::exit_reason::user_shutdown);
-    door_ = nullptr;
+    if (door_) close_door(*system_, *std::exchange(door_, std::nullopt));
     caf::anon_send_exit(router_, caf::exit_reason::user_shutdown);
     services_->router = nullptr;
     router_ = nullptr;
@@ -165,7 +165,7 @@ class Run {
     };
     auto door = plimsoll::open_door(*system_, std::move(config));
     if (!door) throw std::runtime_error(to_string(door.error()));
-    door_ = door->actor;
+    door_ = *door;
     processes_.join(door->port);
   }
 
@@ -243,7 +243,7 @@ class Run {
   ActorSystemConfig system_config_{options_.threads};
   std::optional<caf::actor_system> system_;
   RouterActor router_;
-  caf::actor door_;
+  std::optional<Door> door_;
   std::vector<NodeActor> nodes_;
   std::optional<RequestServices> services_;
   std::optional<ClusterFrontend> frontend_;

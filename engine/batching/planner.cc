@@ -76,6 +76,28 @@ const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::u
   return plan_;
 }
 
+std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSequence> sequences,
+                                                    std::uint32_t capacity, bool longest) {
+  sequences_ = sequences;
+  capacity_ = capacity;
+  fates_.assign(sequences.size(), {});
+  read();
+  const std::uint32_t youngest = find_victim(Victims::any, nobody);
+  if (youngest == nobody) return std::nullopt;
+  Victim victim{youngest, false};
+  const std::uint32_t t = sequences[youngest].tenant;
+  // Alone it is its own share: what it may hold is what the others leave.
+  victim.over_share =
+      std::ranges::any_of(sequences, [&](const auto& s) { return s.tenant != t; }) &&
+      !within_share(tenants_[t], tenants_[t].blocks, capacity);
+  if (!longest || !victim.over_share) return victim;
+  for (std::uint32_t i = 0; i < sequences.size(); ++i) {
+    if (sequences[i].tenant != t || i == oldest_) continue;
+    if (sequences[i].blocks > sequences[victim.sequence].blocks) victim.sequence = i;
+  }
+  return victim;
+}
+
 void Planner::read() {
   for (Tenant& tenant : tenants_) {
     tenant.planned = 0;
@@ -133,7 +155,7 @@ void Planner::plan_decodes() {
 
 void Planner::plan_prefills() {
   for (Tenant& tenant : tenants_) tenant.next = 0;
-  bool admitting = true;
+  bool admitting = limits_.admits;
   while (true) {
     const std::uint32_t t = least_served(&Tenant::prefills);
     if (t == nobody) break;

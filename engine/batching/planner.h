@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct PlannerLimits {
   std::uint32_t sequences = 64;
   std::uint32_t logit_rows = 64;
   std::uint32_t chunk_tokens = 256;  // of one sequence in one step
+  bool admits = true;                // waiting sequences, while others run
 };
 
 struct PlannerSequence {
@@ -80,6 +82,17 @@ class Planner {
   // tree. The result is valid until the next call; it has chunks unless all sequences are paused.
   const StepPlan& plan(std::span<const PlannerSequence> sequences, std::uint32_t available,
                        std::uint32_t capacity);
+
+  // Whose blocks to take when the pool has to shrink to `capacity`: of the tenant that holds most
+  // for its weight, the youngest sequence, or with `longest` the one that holds most if that tenant
+  // is over its share of `capacity`. `sequences` hold blocks. The oldest that can run is never
+  // given.
+  struct Victim {
+    std::uint32_t sequence = 0;  // an index
+    bool over_share = false;     // its tenant holds more than its share of what is to be left
+  };
+  std::optional<Victim> shed_victim(std::span<const PlannerSequence> sequences,
+                                    std::uint32_t capacity, bool longest);
 
   // The largest chunk of a sequence within these budgets, with its logit rows. A chunk that wants
   // scores ends where they end. No tokens if nothing fits.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <functional>
 #include <utility>
 
 namespace plimsoll {
@@ -119,12 +120,38 @@ std::uint32_t PrefixTree::evictable() const {
   return count;
 }
 
-void PrefixTree::set_limit(std::uint32_t blocks) {
+void PrefixTree::set_limit(std::uint32_t blocks, Dropped* dropped) {
   limit_ = blocks;
-  if (size() > limit_) evict(size() - limit_);
+  if (size() <= limit_) return;
+  std::vector<std::pair<std::uint32_t, const std::pair<const TenantId, Tenant>*>> holders;
+  for (const auto& entry : tenants_) {
+    if (entry.second.stats.blocks > 0) holders.emplace_back(entry.second.stats.blocks, &entry);
+  }
+  std::ranges::sort(holders, std::greater<>(), &decltype(holders)::value_type::first);
+  // What each may keep: the level down to which the largest are cut. Filled from the smallest.
+  std::uint32_t left = limit_;
+  std::uint32_t keep = 0;
+  for (std::size_t i = holders.size(); i-- > 0;) {
+    keep = left / static_cast<std::uint32_t>(i + 1);
+    if (holders[i].first > keep) break;
+    left -= holders[i].first;
+  }
+  const auto drop = [&](const auto& holder, std::uint32_t count) {
+    const std::uint32_t gone = evict_from(&holder.second, count);
+    if (dropped != nullptr && gone > 0) (*dropped)[holder.first] += gone;
+  };
+  for (const auto& [held, holder] : holders) {
+    if (held > keep) drop(*holder, std::min(held - keep, size() - std::min(size(), limit_)));
+  }
+  for (const auto& [held, holder] : holders) {  // what some could not give up
+    if (size() > limit_) drop(*holder, size() - limit_);
+  }
 }
 
-void PrefixTree::clear() {
+void PrefixTree::clear(Dropped* dropped) {
+  for (const auto& [id, tenant] : tenants_) {
+    if (dropped != nullptr && tenant.stats.blocks > 0) (*dropped)[id] += tenant.stats.blocks;
+  }
   while (oldest_ != none) {
     // Oldest first meets children before their parents.
     assert(nodes_[oldest_].children == 0);

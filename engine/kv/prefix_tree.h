@@ -62,9 +62,13 @@ class PrefixTree {
   // How many evict() could drop.
   std::uint32_t evictable() const;
 
-  // From now on at most this many blocks; drops what is over it, as far as no sequence uses it.
-  void set_limit(std::uint32_t blocks);
-  void clear();  // drops everything; sequences keep their references
+  // From now on at most this many blocks; drops what is over it, as far as no sequence uses it: of
+  // the tenants that have more than an equal part of the limit first, the largest before the
+  // others. Who lost how many blocks is added to `dropped`.
+  using Dropped = std::map<TenantId, std::uint32_t>;
+  void set_limit(std::uint32_t blocks, Dropped* dropped = nullptr);
+  // Drops everything; sequences keep their references.
+  void clear(Dropped* dropped = nullptr);
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(by_hash_.size()); }  // blocks
   bool holds(BlockId block) const { return holds_[block.get()] > 0; }

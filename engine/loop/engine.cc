@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -43,6 +44,7 @@ class LoopEngine final : public Engine {
         planner_(planner_limits(PressureLevel::green), config.block_tokens),
         sampler_(model_->info().vocab) {
     stats_.kv_blocks_total = pool_.capacity();
+    block_cap_ = pool_.capacity();
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), "engine");
   }
@@ -59,7 +61,7 @@ class LoopEngine final : public Engine {
   Result<void> submit(SequenceRequest request) override;
   void cancel(RequestId id) override;
   void add_credit(RequestId id, std::uint32_t tokens) override;
-  void set_pressure(PressureLevel level) override;
+  void set_pressure(PressureOrder order) override;
   void drain(Clock::time_point deadline) override;
   bool idle() const override { return unfinished_.load() == 0; }
   EngineStats stats() const override {
@@ -86,7 +88,15 @@ class LoopEngine final : public Engine {
   bool take_mail();
   void start_life(std::unique_ptr<Sequence> sequence);
   Tenant& tenant_of(const TenantId& id);
-  void apply_pressure(PressureLevel level);
+  void apply_pressure(const PressureOrder& order);
+  void shed(const PressureOrder& order, std::uint64_t bytes);
+  void report(Shed::Kind kind, const TenantId& tenant, std::uint32_t count, std::uint64_t bytes,
+              const std::string& cause) const;
+  // Blocks that sequences and the tree may take before they have to give some up.
+  std::uint32_t room() const {
+    const std::uint32_t used = pool_.capacity() - pool_.free_count();
+    return block_cap_ > used ? block_cap_ - used : 0;
+  }
   PlannerLimits planner_limits(PressureLevel level) const;
   void end_overdue(Clock::time_point now);
   bool step();
@@ -118,8 +128,9 @@ class LoopEngine final : public Engine {
   std::vector<std::unique_ptr<Sequence>> inbox_;
   std::unordered_map<RequestId, Sequence*> by_id_;
   std::unordered_map<TenantId, std::uint32_t> tenant_sequences_;
-  std::uint32_t queued_ = 0;  // sequences that have not started
-  PressureLevel pressure_ = PressureLevel::green;
+  std::uint32_t queued_ = 0;                   // sequences that have not started
+  PressureOrder order_{PressureLevel::green};  // the last one
+  Clock::time_point ordered_at_{};
   std::optional<Clock::time_point> drain_deadline_;
   bool stopping_ = false;
   EngineStats stats_;
@@ -133,6 +144,8 @@ class LoopEngine final : public Engine {
   Planner planner_;
   Sampler sampler_;
   PressureLevel applied_ = PressureLevel::green;
+  Clock::time_point shed_at_{};
+  std::uint32_t block_cap_ = 0;  // the pool's capacity, or what pressure has left of it
   std::optional<Clock::time_point> ends_at_;  // the drain's deadline
   bool ending_ = false;
   std::unordered_map<TenantId, Tenant> tenants_;
@@ -160,7 +173,8 @@ Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
                     .with_reason("draining")
                     .retry_after(retry_ms));
   }
-  if (pressure_ == PressureLevel::red) {
+  if (order_.level == PressureLevel::red) {
+    report(Shed::Kind::refuse, request.tenant, 1, 0, order_.cause);
     return fail(Error(ErrorCode::resource_exhausted,
                       "the node is short of memory and accepts no new sequences")
                     .with_reason("memory_pressure")
@@ -242,10 +256,13 @@ void LoopEngine::add_credit(RequestId id, std::uint32_t tokens) {
   wake();
 }
 
-void LoopEngine::set_pressure(PressureLevel level) {
+void LoopEngine::set_pressure(PressureOrder order) {
   const std::lock_guard lock(mutex_);
-  pressure_ = level;
-  wake();
+  // Nothing to do is nothing to wake up for.
+  const bool news = order.level != order_.level || order.excess_bytes > 0;
+  order_ = std::move(order);
+  ordered_at_ = Clock::now();
+  if (news) wake();
 }
 
 void LoopEngine::drain(Clock::time_point deadline) {
@@ -286,18 +303,23 @@ void LoopEngine::run() {
 // Whether the engine is to end.
 bool LoopEngine::take_mail() {
   std::vector<std::unique_ptr<Sequence>> arrived;
-  PressureLevel level;
+  std::optional<PressureOrder> order;
   {
     const std::lock_guard lock(mutex_);
     if (mail_ == mail_seen_) return ending_;
     mail_seen_ = mail_;
     arrived.swap(inbox_);
-    level = pressure_;
+    if (order_.level != applied_ || order_.excess_bytes > 0) {
+      order = order_;
+      // Freed once: what was asked for before the last was freed, counted that in.
+      if (ordered_at_ <= shed_at_) order->excess_bytes = 0;
+      order_.excess_bytes = 0;
+    }
     ends_at_ = drain_deadline_;
     ending_ = stopping_;
   }
   for (auto& sequence : arrived) start_life(std::move(sequence));
-  if (level != applied_) apply_pressure(level);
+  if (order) apply_pressure(*order);
   return ending_;
 }
 
@@ -340,25 +362,106 @@ PlannerLimits LoopEngine::planner_limits(PressureLevel level) const {
   return {.tokens = cap(config_.limits.tokens),
           .sequences = cap(config_.limits.sequences),
           .logit_rows = config_.limits.logit_rows,
-          .chunk_tokens = cap(config_.chunk_tokens)};
+          .chunk_tokens = cap(config_.chunk_tokens),
+          .admits = level < PressureLevel::red};
 }
 
-void LoopEngine::apply_pressure(PressureLevel level) {
-  applied_ = level;
-  planner_.set_limits(planner_limits(level));
-  switch (level) {
-    case PressureLevel::green: tree_.set_limit(pool_.capacity()); break;
-    case PressureLevel::yellow: tree_.set_limit(tree_.size()); break;
+void LoopEngine::apply_pressure(const PressureOrder& order) {
+  const bool changed = order.level != applied_;
+  applied_ = order.level;
+  if (changed) planner_.set_limits(planner_limits(order.level));
+  PrefixTree::Dropped dropped;
+  switch (order.level) {
+    case PressureLevel::green:
+      tree_.set_limit(pool_.capacity());
+      block_cap_ = pool_.capacity();
+      return;
+    case PressureLevel::yellow:
+      if (changed) tree_.set_limit(tree_.size());
+      return;
     case PressureLevel::orange:
-      tree_.set_limit(pool_.capacity() / tree_floor_divisor);
-      pool_.trim();
+      tree_.set_limit(pool_.capacity() / tree_floor_divisor, &dropped);
       break;
     case PressureLevel::red:
       tree_.set_limit(0);
-      tree_.clear();
-      pool_.trim();
+      tree_.clear(&dropped);
       break;
   }
+  for (const auto& [tenant, blocks] : dropped) {
+    report(Shed::Kind::evict, tenant, blocks, blocks * pool_.layout().block_bytes(), order.cause);
+  }
+  const std::uint64_t freed = pool_.trim();
+  if (freed > 0) report(Shed::Kind::trim, shared_tenant, 1, freed, order.cause);
+  if (order.excess_bytes > freed) shed(order, order.excess_bytes - freed);
+}
+
+// Takes blocks from running sequences: from the tenant that is furthest over its share. Where
+// nobody is, from whoever holds most, and then sequences only wait; they are not ended.
+void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
+  const std::uint64_t block_bytes = pool_.layout().block_bytes();
+  const auto wanted = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>((bytes + block_bytes - 1) / block_bytes, pool_.capacity()));
+  const std::uint32_t used = pool_.capacity() - pool_.free_count();
+  block_cap_ = used > wanted ? used - wanted : 0;
+
+  struct Lost {
+    std::uint32_t preempted = 0, cancelled = 0, preempted_blocks = 0, cancelled_blocks = 0;
+  };
+  std::map<TenantId, Lost> losses;
+  const auto free_before = pool_.free_count();
+  while (pool_.free_count() - free_before < wanted) {
+    std::vector<PlannerSequence> views;
+    std::vector<Sequence*> running;
+    for (const auto& sequence : sequences_) {
+      if (sequence->done || !sequence->running) continue;
+      views.push_back(sequence->view());
+      running.push_back(sequence.get());
+    }
+    const auto victim = planner_.shed_victim(views, block_cap_, order.level == PressureLevel::red);
+    if (!victim) break;
+    Sequence& sequence = *running[victim->sequence];
+    Lost& lost = losses[sequence.request.tenant];
+    const auto before = pool_.free_count();
+    // What it computed is not kept: it is the memory that is wanted.
+    release_blocks(sequence);
+    const auto freed = pool_.free_count() - before;
+    sequence.computed = 0;
+    if (victim->over_share && order.level == PressureLevel::red) {
+      ++lost.cancelled;
+      lost.cancelled_blocks += freed;
+      finish(sequence, FinishReason::error,
+             Error(ErrorCode::resource_exhausted,
+                   "the node ran out of memory and '" + sequence.request.tenant.get() +
+                       "' held more than its share: this sequence was ended after " +
+                       std::to_string(sequence.emitted) + " tokens")
+                 .with_reason("memory_shed")
+                 .retry_after(retry_ms));
+    } else {
+      ++lost.preempted;
+      lost.preempted_blocks += freed;
+      sequence.running = false;
+      ++sequence.preemptions;
+      ++counters_.preemptions_total;
+    }
+  }
+  for (const auto& [tenant, lost] : losses) {
+    if (lost.preempted > 0) {
+      report(Shed::Kind::preempt, tenant, lost.preempted, lost.preempted_blocks * block_bytes,
+             order.cause);
+    }
+    if (lost.cancelled > 0) {
+      report(Shed::Kind::cancel, tenant, lost.cancelled, lost.cancelled_blocks * block_bytes,
+             order.cause);
+    }
+  }
+  const std::uint64_t freed = pool_.trim();
+  if (freed > 0) report(Shed::Kind::trim, shared_tenant, 1, freed, order.cause);
+  shed_at_ = Clock::now();
+}
+
+void LoopEngine::report(Shed::Kind kind, const TenantId& tenant, std::uint32_t count,
+                        std::uint64_t bytes, const std::string& cause) const {
+  if (config_.on_shed) config_.on_shed({kind, tenant, count, bytes, cause});
 }
 
 void LoopEngine::end_overdue(Clock::time_point now) {
@@ -405,14 +508,19 @@ std::optional<Clock::time_point> LoopEngine::next_deadline() const {
 bool LoopEngine::step() {
   read_views();
   if (views_.empty()) return false;
+  if (block_cap_ < pool_.capacity()) {
+    // Under pressure the oldest sequence is slowed down, not held up for good.
+    const std::uint32_t oldest = pool_.layout().blocks_for(views_.front().target) + 1;
+    block_cap_ = std::max(block_cap_, std::min(oldest, pool_.capacity()));
+  }
   const bool tight = [&] {
     std::int64_t wanted = 0;
     for (const PlannerSequence& view : views_) {
       wanted += std::int64_t{pool_.layout().blocks_for(view.target)} + 1 - view.blocks;
     }
-    return wanted > pool_.free_count();
+    return wanted > room();
   }();
-  std::uint32_t available = pool_.free_count();
+  std::uint32_t available = room();
   if (tight) {
     available += tree_.evictable();
     for (std::size_t i = 0; i < views_.size(); ++i) {
@@ -421,7 +529,7 @@ bool LoopEngine::step() {
       }
     }
   }
-  const StepPlan& plan = planner_.plan(views_, available, pool_.capacity());
+  const StepPlan& plan = planner_.plan(views_, available, block_cap_);
   if (plan.chunks.empty() && plan.preempted.empty()) return false;
   const auto begin = Clock::now();
   execute(plan);
@@ -518,7 +626,7 @@ bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
   const std::uint32_t needed = pool_.layout().blocks_for(tokens);
   while (sequence.blocks.size() < needed) {
     const auto missing = static_cast<std::uint32_t>(needed - sequence.blocks.size());
-    if (pool_.free_count() < missing) tree_.evict(missing - pool_.free_count());
+    if (room() < missing) tree_.evict(missing - room());
     auto block = pool_.allocate(sequence.kv);
     if (!block) return false;
     sequence.blocks.push_back(*block);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/base/boxed.h"
@@ -19,6 +20,32 @@
 #include "engine/sampling/sampler.h"
 
 namespace plimsoll {
+
+// How far the governor lets the engine go; see DESIGN's pressure ladder.
+enum class PressureLevel : std::uint8_t { green, yellow, orange, red };
+struct PressureOrder {
+  PressureOrder(PressureLevel l, std::uint64_t excess = 0, std::string why = {})
+      : level(l), excess_bytes(excess), cause(std::move(why)) {}
+  PressureLevel level;
+  std::uint64_t excess_bytes;  // to be freed now; counts from orange on
+  std::string cause;           // for what is written down
+};
+
+// What the engine gave up for an order.
+struct Shed {
+  enum class Kind : std::uint8_t {
+    evict,    // cached blocks
+    preempt,  // sequences, that are computed again later
+    cancel,   // sequences, ended with a retryable error
+    trim,     // pages of free blocks, back to the kernel
+    refuse,   // sequences, that did not get in
+  };
+  Kind kind = Kind::evict;
+  TenantId tenant;  // shared_tenant for trim
+  std::uint32_t count = 0;
+  std::uint64_t bytes = 0;
+  std::string cause;
+};
 
 struct EngineConfig {
   std::string model_version;
@@ -31,6 +58,7 @@ struct EngineConfig {
   std::chrono::milliseconds queue_time{30'000};  // a sequence that waited longer is refused
   std::uint32_t tenant_sequences = 64;           // waiting and running, of one tenant
   bool prefix_sharing = true;
+  std::function<void(const Shed&)> on_shed;  // on any thread; must not block
 };
 
 struct SequenceRequest {
@@ -86,9 +114,6 @@ struct EngineStats {
   double step_seconds_total = 0;
 };
 
-// How far the governor lets the engine go; see DESIGN's pressure ladder.
-enum class PressureLevel : std::uint8_t { green, yellow, orange, red };
-
 class Engine {
  public:
   // Errors: resource_exhausted, if the KV budget does not hold one sequence's first blocks.
@@ -104,7 +129,7 @@ class Engine {
   virtual Result<void> submit(SequenceRequest request) = 0;
   virtual void cancel(RequestId id) = 0;  // within one step; emits FinishReason::cancelled
   virtual void add_credit(RequestId id, std::uint32_t tokens) = 0;
-  virtual void set_pressure(PressureLevel level) = 0;
+  virtual void set_pressure(PressureOrder order) = 0;
   // Accepts nothing new; what runs may finish until the deadline, then ends with `unavailable`.
   virtual void drain(std::chrono::steady_clock::time_point deadline) = 0;
   virtual bool idle() const = 0;

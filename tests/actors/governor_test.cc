@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <thread>
+#include <vector>
 
 #include "tests/actors/house.h"
 
@@ -21,20 +22,36 @@ bool eventually(const std::function<bool()>& condition) {
   return true;
 }
 
+// A process of 1 GiB.
+class Sampler {
+ public:
+  Result<cluster::PressureSample> operator()() {
+    if (mebibytes == 0) return fail(ErrorCode::unavailable, "no such file");
+    seconds_ += step_seconds;
+    cluster::PressureSample sample;
+    sample.seconds = seconds_;
+    sample[cluster::Scope::process] = {mebibytes * 1_MiB, 1_GiB};
+    return sample;
+  }
+  std::atomic<std::uint64_t> mebibytes{500};
+  double step_seconds = 100;  // so that growth plays no part
+
+ private:
+  double seconds_ = 0;
+};
+
+std::vector<cluster::Event> events_of(const House& house, cluster::EventKind kind) {
+  return house.board->events().find({.kind = kind});
+}
+
 TEST(Governor, TellsTheEnginesAndTheBoardAndRecovers) {
   House house;
-  std::atomic<std::uint64_t> used{50};
-  double seconds = 0;
-  const auto sample = [&]() -> Result<cluster::PressureSample> {
-    if (used == 0) return fail(ErrorCode::unavailable, "no such file");
-    seconds += 100;  // so that growth plays no part
-    return cluster::PressureSample{seconds, used, 100, {}, {}};
-  };
-  const auto governor = spawn_governor(house.system, {.sample = sample,
-                                                      .board = house.board,
-                                                      .node = house.nodes[0],
-                                                      .interval = std::chrono::milliseconds(2)});
-  used = 97;
+  Sampler sampler;
+  Governor governor({.sample = [&] { return sampler(); },
+                     .board = house.board,
+                     .node = house.nodes[0],
+                     .interval = std::chrono::milliseconds(4)});
+  sampler.mebibytes = 1010;
   const auto level_is = [&](PressureLevel level) {
     return [&house, level] {
       return house.board->pressure() == level && house.engines[0]->pressure == level;
@@ -44,23 +61,56 @@ TEST(Governor, TellsTheEnginesAndTheBoardAndRecovers) {
   const auto refused = house.generate("abc", 3);
   ASSERT_TRUE(refused->wait());
   EXPECT_EQ(refused->error->reason, "memory_pressure");
-  used = 0;  // a reading that fails changes nothing
+  sampler.mebibytes = 0;  // a reading that fails changes nothing
   std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_EQ(house.board->pressure(), PressureLevel::red);
-  used = 10;
+  sampler.mebibytes = 100;
   EXPECT_TRUE(eventually(level_is(PressureLevel::green)));
-  caf::anon_send_exit(governor, caf::exit_reason::user_shutdown);
-  // Its sampler refers to this frame.
-  caf::scoped_actor self(house.system);
-  self->wait_for(governor);
+
+  const auto levels = events_of(house, cluster::EventKind::level);
+  ASSERT_EQ(levels.size(), 4U);  // up at once, down by the rung
+  EXPECT_EQ(levels[0].level, cluster::Level::red);
+  EXPECT_EQ(levels[0].used_bytes, 1010_MiB);
+  EXPECT_EQ(levels[0].limit_bytes, 1_GiB);
+  EXPECT_NE(levels[0].cause.find("process uses 1010.0 MiB of 1024.0 MiB"), std::string::npos)
+      << levels[0].cause;
+  EXPECT_EQ(levels[3].level, cluster::Level::green);
+  const auto refusals = events_of(house, cluster::EventKind::refuse);
+  ASSERT_EQ(refusals.size(), 1U);
+  EXPECT_EQ(refusals[0].level, cluster::Level::red);
+}
+
+TEST(Governor, RaisesAnAlarmOfALeakWhileThereIsTime) {
+  House house;
+  Sampler sampler;
+  sampler.step_seconds = 1;
+  std::uint64_t leaked = 100_MiB;
+  Governor governor({.sample = [&] { return sampler(); },
+                     .anonymous =
+                         [&] {
+                           leaked += 1_MiB;
+                           return AnonymousMemory{400_MiB + leaked, 400_MiB};
+                         },
+                     .board = house.board,
+                     .node = house.nodes[0],
+                     .interval = std::chrono::milliseconds(1)});
+  ASSERT_TRUE(eventually([&] { return !events_of(house, cluster::EventKind::alarm).empty(); }));
+  const auto alarm = events_of(house, cluster::EventKind::alarm)[0];
+  EXPECT_NE(alarm.cause.find("1.00 MiB/s"), std::string::npos) << alarm.cause;
+  ASSERT_TRUE(house.board->growth().alarm_left_s);
+  EXPECT_NEAR(*house.board->growth().alarm_left_s, 524, 1);
 }
 
 TEST(Governor, SamplesThisProcess) {
   const auto sample = process_sampler(0)();
   ASSERT_TRUE(sample) << to_string(sample.error());
-  EXPECT_GT(sample->used_bytes, 100'000U);
-  EXPECT_GT(sample->limit_bytes, sample->used_bytes);
-  EXPECT_EQ(process_sampler(7)()->limit_bytes, 7U);
+  EXPECT_EQ((*sample)[cluster::Scope::process].limit_bytes, 0U);
+  const auto machine = (*sample)[cluster::Scope::machine];
+  EXPECT_GT(machine.used_bytes, 100'000U);
+  EXPECT_GT(machine.limit_bytes, machine.used_bytes);
+  const auto limited = (*process_sampler(7)())[cluster::Scope::process];
+  EXPECT_EQ(limited.limit_bytes, 7U);
+  EXPECT_GT(limited.used_bytes, 100'000U);
 }
 
 }  // namespace

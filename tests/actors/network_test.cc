@@ -38,7 +38,7 @@ struct Doorway {
     EXPECT_TRUE(opened) << to_string(opened.error());
     if (opened) door = *opened;
   }
-  ~Doorway() { caf::anon_send_exit(door.actor, caf::exit_reason::user_shutdown); }
+  ~Doorway() { close_door(house.system, door); }
 
   // Until a node serves model "m"; the answer of "abc" with 6 tokens.
   std::string answer() {
@@ -203,8 +203,11 @@ TEST(Network, ANodesEventsReachTheLogOfItsRouterOnce) {
   const auto until = std::chrono::steady_clock::now() + patience;
   while (log.last_id() < 2 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
   EXPECT_EQ(here.answer(), "abcabc") << "reports went on";
+  while (here.house.board->memory().empty() && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
   const auto memory = here.house.board->memory();
-  ASSERT_EQ(memory.size(), 1U) << "it comes with the first report";
+  ASSERT_EQ(memory.size(), 1U);
   EXPECT_EQ(memory[0].node, "node-1");
   EXPECT_EQ(memory[0].report->process.rss_bytes, 77U);
   const auto events = log.after(0);

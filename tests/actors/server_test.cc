@@ -327,6 +327,7 @@ TEST_F(Cluster, ARouterThatIsStartedAgainKnowsWhatItKnew) {
       listener->stream = router_->frontend().generate(*caller, prompt("abc", 7), listener);
     }
     EXPECT_TRUE(listener->wait());
+    EXPECT_FALSE(listener->error) << to_string(*listener->error);
     return !listener->error;
   };
   EXPECT_TRUE(ask());
@@ -346,6 +347,8 @@ TEST_F(Cluster, ARouterThatIsStartedAgainKnowsWhatItKnew) {
   EXPECT_EQ(usage->at("acme").generated_tokens, 7U);
   EXPECT_TRUE(wait_until([&] { return state_of("node-1") == "cordoned"; }));
   ASSERT_TRUE(calls().cordon("node-1", false));
+  // Its models come with its first report.
+  ASSERT_TRUE(wait_until([&] { return !router_->frontend().models().empty(); }));
   EXPECT_TRUE(ask());
   EXPECT_EQ(calls().usage()->at("acme").requests, 2U);
 }

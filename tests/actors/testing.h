@@ -62,7 +62,7 @@ class EchoEngine final : public Engine {
     }
     wake_.notify_all();
   }
-  void set_pressure(PressureLevel level) override { pressure = level; }
+  void set_pressure(PressureOrder order) override { pressure = order.level; }
   void drain(std::chrono::steady_clock::time_point deadline) override {
     const std::lock_guard lock(mutex_);
     deadline_ = deadline;

@@ -11,8 +11,14 @@ class Ladder {
  public:
   PressureStep step(double share, std::optional<double> some = {},
                     std::optional<double> full = {}) {
-    PressureSample sample{++seconds_, static_cast<std::uint64_t>(share * 1e9), 1'000'000'000, some,
-                          full};
+    PressureSample sample;
+    sample.seconds = ++seconds_;
+    sample[Scope::process] = {static_cast<std::uint64_t>(share * 1e9), 1'000'000'000};
+    sample.some_avg10 = some;
+    sample.full_avg10 = full;
+    return step(sample);
+  }
+  PressureStep step(const PressureSample& sample) {
     const auto step = fold({}, state_, sample);
     state_ = step.state;
     return step;
@@ -27,25 +33,27 @@ class Ladder {
 TEST(Pressure, ClimbsAtOnceAndComesDownARungAtATime) {
   Ladder ladder;
   EXPECT_EQ(ladder.step(0.5).state.level, Level::green);
-  const auto red = ladder.step(0.96);
+  const auto red = ladder.step(0.985);
   EXPECT_EQ(red.state.level, Level::red);
-  EXPECT_STREQ(red.cause, "used");
+  EXPECT_EQ(red.cause, "process uses 939.4 MiB of 953.7 MiB (98.5%)");
+  // Down to where orange is left: 5% and a slack of 3% below the limit.
+  EXPECT_NEAR(static_cast<double>(red.excess_bytes), 65e6, 1e6);
   std::vector<Level> seen;
   for (int i = 0; i < 30; ++i) seen.push_back(ladder.step(0.5).state.level);
-  EXPECT_EQ(seen[1], Level::red);
-  EXPECT_EQ(seen[2], Level::orange);
-  EXPECT_EQ(seen[5], Level::yellow);
-  EXPECT_EQ(seen[8], Level::green);
+  EXPECT_EQ(seen[2], Level::red);
+  EXPECT_EQ(seen[3], Level::orange);
+  EXPECT_EQ(seen[6], Level::yellow);
+  EXPECT_EQ(seen[9], Level::green);
   EXPECT_EQ(seen.back(), Level::green);
 }
 
 TEST(Pressure, DoesNotFlapAroundAThreshold) {
   Ladder ladder;
-  ladder.step(0.79);
+  ladder.step(0.91);
   int changes = 0;
   Level last = ladder.level();
   for (int i = 0; i < 100; ++i) {
-    const Level now = ladder.step(i % 2 == 0 ? 0.805 : 0.795).state.level;
+    const Level now = ladder.step(i % 2 == 0 ? 0.925 : 0.915).state.level;
     changes += now != last ? 1 : 0;
     last = now;
   }
@@ -56,12 +64,14 @@ TEST(Pressure, DoesNotFlapAroundAThreshold) {
 TEST(Pressure, FastGrowthCountsBeforeItArrivesButNeverReachesRed) {
   Ladder ladder;
   Level highest = Level::green;
-  for (double share = 0.30; share < 0.74; share += 0.06) {
+  for (double share = 0.30; share < 0.90; share += 0.06) {
     const auto step = ladder.step(share);
     highest = std::max(highest, step.state.level);
     if (step.state.level > Level::green) {
-      EXPECT_STREQ(step.cause, "growth");
+      EXPECT_NE(step.cause.find("grows by"), std::string::npos) << step.cause;
+      EXPECT_TRUE(step.seconds_left);
     }
+    EXPECT_EQ(step.excess_bytes, 0U);  // nothing is taken for what may not come
   }
   EXPECT_EQ(highest, Level::orange);
 }
@@ -70,14 +80,44 @@ TEST(Pressure, StallsCountAndTheirAbsenceDoesNot) {
   Ladder ladder;
   EXPECT_EQ(ladder.step(0.1, 15.0, 0.0).state.level, Level::yellow);
   EXPECT_EQ(ladder.step(0.1, 15.0, 25.0).state.level, Level::red);
-  EXPECT_STREQ(ladder.step(0.1, 15.0, 25.0).cause, "stalls");
+  const auto stalled = ladder.step(0.1, 15.0, 25.0);
+  EXPECT_EQ(stalled.cause, "tasks stalled for memory 15.0% of the last 10 s (all of them 25.0%)");
+  EXPECT_GT(stalled.excess_bytes, 0U);
   for (int i = 0; i < 12; ++i) ladder.step(0.1);
   EXPECT_EQ(ladder.level(), Level::green);
 }
 
 TEST(Pressure, WithoutALimitOnlyStallsCount) {
-  const auto step = fold({}, {}, {1, 1'000'000'000'000, 0, {}, {}});
-  EXPECT_EQ(step.state.level, Level::green);
+  PressureSample sample;
+  sample.seconds = 1;
+  sample[Scope::process] = {1'000'000'000'000, 0};
+  EXPECT_EQ(fold({}, {}, sample).state.level, Level::green);
+  sample.some_avg10 = 40;
+  EXPECT_EQ(fold({}, {}, sample).state.level, Level::orange);
+}
+
+// A process well within its own limit is killed all the same if its group or the machine is full.
+TEST(Pressure, TheFullestScopeDecides) {
+  for (const Scope full : {Scope::process, Scope::cgroup, Scope::machine}) {
+    PressureSample sample;
+    sample.seconds = 1;
+    for (const Scope scope : {Scope::process, Scope::cgroup, Scope::machine}) {
+      sample[scope] = {scope == full ? 990'000'000U : 500'000'000U, 1'000'000'000};
+    }
+    const auto step = fold({}, {}, sample);
+    EXPECT_EQ(step.state.level, Level::red);
+    EXPECT_EQ(step.scope, full);
+    EXPECT_EQ(step.cause.find(to_string(full)), 0U) << step.cause;
+  }
+}
+
+// Of a small limit the least free bytes count, but never so many that nothing could run.
+TEST(Pressure, LeavesBytesFreeThatAnOomKillCannotOutrun) {
+  const PressureConfig config;
+  EXPECT_EQ(begins_at(config, Level::red, 100ULL << 30), (98ULL << 30));
+  EXPECT_EQ(begins_at(config, Level::red, 512 << 20), 496U << 20);
+  EXPECT_EQ(begins_at(config, Level::yellow, 512 << 20), 464U << 20);
+  EXPECT_EQ(begins_at(config, Level::yellow, 100'000'000), 80'000'000U);
 }
 
 // Whatever comes: at or over a rung's share the level is at least that rung, and ten calm samples
@@ -91,7 +131,7 @@ TEST(Pressure, NeverBelowWhatIsUsedAndAlwaysRecovers) {
       const double share = static_cast<double>(random() % 1100) / 1000;
       const Level level = ladder.step(share).state.level;
       for (int rung = 0; rung < 3; ++rung) {
-        if (share >= config.used_share[rung] + 1e-6) {
+        if (share >= 1 - config.free_share[rung] + 1e-6) {
           ASSERT_GE(static_cast<int>(level), rung + 1);
         }
       }

@@ -153,6 +153,36 @@ TEST_F(PrefixTreeTest, StaysWithinItsLimit) {
   EXPECT_EQ(pool_.free_count(), 12U);
 }
 
+// Whoever cached most gives up first, however long ago the others used theirs.
+TEST_F(PrefixTreeTest, ALowerLimitCutsTheLargestTenantFirst) {
+  finish("b", bob, text(32));  // the oldest of all
+  finish("a", alice, text(96));
+  finish("a", alice, text(48, 500));
+  PrefixTree::Dropped dropped;
+  tree_.set_limit(6, &dropped);
+  EXPECT_EQ(dropped, (PrefixTree::Dropped{{alice, 5}}));
+  EXPECT_EQ(tree_.stats(bob).blocks, 2U);
+  dropped.clear();
+  tree_.set_limit(3, &dropped);
+  EXPECT_EQ(tree_.size(), 3U);
+  EXPECT_GE(tree_.stats(bob).blocks, 1U);
+  EXPECT_EQ(dropped[alice], 4 - tree_.stats(alice).blocks);
+  dropped.clear();
+  tree_.clear(&dropped);
+  EXPECT_EQ(dropped[alice] + dropped[bob], 3U);
+}
+
+// What a sequence uses stays; the others make up for it.
+TEST_F(PrefixTreeTest, ALowerLimitIsKeptThoughTheLargestTenantsBlocksAreInUse) {
+  finish("b", bob, text(32));
+  finish("a", alice, text(96));
+  const auto used = match("a", alice, text(97));
+  tree_.set_limit(6);
+  EXPECT_EQ(tree_.size(), 6U);
+  EXPECT_EQ(tree_.stats(bob).blocks, 0U);
+  release(used);
+}
+
 TEST_F(PrefixTreeTest, ATenantAtItsLimitLosesItsOwnLeastRecentlyUsed) {
   finish("b", bob, text(48));  // the oldest of all
   finish("a", alice, text(32), 3);

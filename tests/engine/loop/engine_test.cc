@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
+#include <iterator>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -413,6 +417,105 @@ TEST(Engine, ASequenceGoesOnUnderRedAndItsBlocksGoBackToTheKernel) {
   harness.engine().set_pressure(PressureLevel::red);
   EXPECT_EQ(harness.outcome(1).tokens, alone(request));
   EXPECT_EQ(harness.charged(Component::kv), 0);
+}
+
+class Sheds {
+ public:
+  std::function<void(const Shed&)> sink() {
+    return [this](const Shed& shed) {
+      const std::lock_guard lock(mutex_);
+      all_.push_back(shed);
+    };
+  }
+  std::vector<Shed> of(Shed::Kind kind) {
+    const std::lock_guard lock(mutex_);
+    std::vector<Shed> out;
+    std::ranges::copy_if(all_, std::back_inserter(out),
+                         [&](const Shed& s) { return s.kind == kind; });
+    return out;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<Shed> all_;
+};
+
+// One tenant holds most of the pool, when memory is to be freed.
+struct Crowd {
+  explicit Crowd(Sheds& sheds) : harness(config(sheds), 64, slow()) {
+    for (const auto& request : greedy) EXPECT_TRUE(harness.engine().submit(request));
+    EXPECT_TRUE(harness.engine().submit(modest));
+    for (const std::uint64_t id : {1, 2, 3, 9}) EXPECT_TRUE(harness.wait_tokens(id, 1));
+  }
+  static EngineConfig config(Sheds& sheds) {
+    auto config = small();
+    config.on_shed = sheds.sink();
+    config.prefix_sharing = false;
+    return config;
+  }
+  std::vector<SequenceRequest> greedy = {make_request(1, make_prompt(100, 1), 60, "greedy"),
+                                         make_request(2, make_prompt(180, 2), 60, "greedy"),
+                                         make_request(3, make_prompt(100, 3), 60, "greedy")};
+  SequenceRequest modest = make_request(9, make_prompt(60, 9), 60, "modest");
+  EngineHarness harness;
+};
+
+TEST(Engine, OrangePreemptsTheTenantThatHoldsMostAndLosesNothing) {
+  Sheds sheds;
+  Crowd crowd(sheds);
+  auto& harness = crowd.harness;
+  harness.engine().set_pressure({PressureLevel::orange, 8 * harness.block_bytes(), "why"});
+  for (const auto& request : crowd.greedy) {
+    EXPECT_EQ(harness.outcome(request.id.get()).tokens, alone(request));
+  }
+  EXPECT_EQ(harness.outcome(9).tokens, alone(crowd.modest));
+  const auto preempted = sheds.of(Shed::Kind::preempt);
+  ASSERT_EQ(preempted.size(), 1U);
+  EXPECT_EQ(preempted[0].tenant, TenantId{"greedy"});
+  EXPECT_GE(preempted[0].bytes, 8 * harness.block_bytes());
+  EXPECT_EQ(preempted[0].cause, "why");
+  EXPECT_TRUE(sheds.of(Shed::Kind::cancel).empty());
+}
+
+TEST(Engine, RedEndsTheLongestOfTheTenantOverItsShareAndNobodyElses) {
+  Sheds sheds;
+  Crowd crowd(sheds);
+  auto& harness = crowd.harness;
+  harness.engine().set_pressure({PressureLevel::red, 8 * harness.block_bytes(), "why"});
+  const auto ended = harness.outcome(2);
+  ASSERT_TRUE(ended.error);
+  EXPECT_EQ(ended.error->code, ErrorCode::resource_exhausted);
+  EXPECT_EQ(ended.error->reason, "memory_shed");
+  EXPECT_GT(ended.error->retry_after_ms, 0U);
+  EXPECT_EQ(harness.outcome(9).tokens, alone(crowd.modest));
+  EXPECT_EQ(harness.outcome(1).tokens, alone(crowd.greedy[0]));
+  EXPECT_EQ(harness.outcome(3).tokens, alone(crowd.greedy[2]));
+  const auto cancelled = sheds.of(Shed::Kind::cancel);
+  ASSERT_EQ(cancelled.size(), 1U);
+  EXPECT_EQ(cancelled[0].tenant, TenantId{"greedy"});
+  EXPECT_EQ(cancelled[0].count, 1U);
+}
+
+// A tenant alone is nobody's culprit: it waits, and nothing of it is lost.
+TEST(Engine, RedEndsNothingOfATenantThatIsAlone) {
+  Sheds sheds;
+  EngineHarness harness(Crowd::config(sheds), 64, slow());
+  std::vector<SequenceRequest> requests;
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    requests.push_back(make_request(id, make_prompt(100, id), 40));
+    ASSERT_TRUE(harness.engine().submit(requests.back()));
+  }
+  for (std::uint64_t id = 1; id <= 3; ++id) ASSERT_TRUE(harness.wait_tokens(id, 1));
+  harness.engine().set_pressure({PressureLevel::red, 1000 * harness.block_bytes(), "why"});
+  EXPECT_EQ(harness.outcome(1).tokens, alone(requests[0]));  // the oldest goes on
+  harness.engine().set_pressure(PressureLevel::green);
+  for (const auto& request : requests) {
+    EXPECT_EQ(harness.outcome(request.id.get()).tokens, alone(request));
+  }
+  EXPECT_TRUE(sheds.of(Shed::Kind::cancel).empty());
+  EXPECT_FALSE(sheds.of(Shed::Kind::preempt).empty());
+  const auto refused = sheds.of(Shed::Kind::refuse);
+  EXPECT_TRUE(refused.empty());
 }
 
 TEST(Engine, DrainFinishesWhatItHasAndTakesNothingNew) {
