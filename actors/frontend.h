@@ -13,6 +13,7 @@
 #include <variant>
 #include <vector>
 
+#include "actors/console.h"
 #include "cluster/quota.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
@@ -201,6 +202,7 @@ class Frontend {
   // This process's, the first, and that of each node that reports to it.
   virtual Result<std::vector<NodeMemory>> node_memory() const = 0;
   virtual std::string metrics() const = 0;  // Prometheus text exposition format
+  virtual ConsoleView console(const ConsoleQuery& query) const = 0;
   // What an operator may do to the cluster; null where this process has none. Lives as long as the
   // frontend.
   virtual Administration* administration() = 0;

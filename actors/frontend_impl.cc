@@ -221,4 +221,10 @@ std::string ClusterFrontend::metrics() const {
                                  services_.board});
 }
 
+ConsoleView ClusterFrontend::console(const ConsoleQuery& query) const {
+  constexpr std::size_t most_events = 500;
+  return {services_.history.after(query.after_point),
+          services_.board.events().find({.after = query.after_event, .limit = most_events})};
+}
+
 }  // namespace plimsoll

@@ -53,6 +53,7 @@ class ClusterFrontend final : public Frontend {
   Result<MemoryReport> memory() const override;
   Result<std::vector<NodeMemory>> node_memory() const override;
   std::string metrics() const override;
+  ConsoleView console(const ConsoleQuery& query) const override;
   Administration* administration() override { return administration_; }
 
  private:

@@ -9,6 +9,7 @@
 
 #include "actors/board.h"
 #include "actors/frontend.h"
+#include "actors/history.h"
 #include "actors/messages.h"
 #include "actors/metrics.h"
 #include "actors/open_requests.h"
@@ -22,6 +23,7 @@ struct RequestServices {
   Ledger& ledger;
   Board& board;
   Metrics& metrics;
+  const History& history;
   OpenRequests& open;
   RouterActor router;
   std::uint32_t window_tokens;  // of each choice, that a client may be behind

@@ -45,6 +45,10 @@ std::string host_name() {
   return name.data();
 }
 
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 struct Server::Impl {
@@ -62,6 +66,7 @@ struct Server::Impl {
       config, source, ledger, inbox,
       [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
   Metrics metrics;
+  History history{ledger};
   OpenRequests open{most_requests, most_request_bytes};
   std::string store;
   std::unique_ptr<Directory> directory;
@@ -80,6 +85,7 @@ struct Server::Impl {
   std::optional<RecordKeeper> keeper;
   std::optional<ClusterAdministration> administration;
   std::optional<NodeSecret> secret;
+  std::optional<HistoryThread> history_thread;
   const std::uint64_t epoch = static_cast<std::uint64_t>(std::time(nullptr));  // of the own node
   std::mutex links_mutex;
   std::set<std::string> serving_links;
@@ -139,13 +145,20 @@ struct Server::Impl {
     if (router) {
       if (auto up = call(self, router, CancelSequences{}); !up) return up;
     }
-    services.emplace(RequestServices{ledger, *board, metrics, open, router,
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, router,
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
     frontend.emplace(*system, *services, std::move(served),
                      Access{directory.get(), config.is_open()});
     if (router) start_administration();
+    history_thread.emplace(history_interval, [this] { add_to_history(); });
     return has_door() ? open_door() : Result<void>();
+  }
+
+  void add_to_history() {
+    const auto scopes = read_memory_scopes(config.memory_limit_bytes);
+    history.add(take_sample(unix_seconds(), frontend->status(), frontend->memory(),
+                            scopes.value_or(std::vector<MemoryScope>{})));
   }
 
   Result<std::shared_ptr<storage::StateStore>> open_store() {
@@ -462,6 +475,7 @@ struct Server::Impl {
 
   void stop(std::chrono::milliseconds deadline) {
     if (std::exchange(stopped, true) || !system) return;
+    history_thread.reset();
     drain(deadline);
     const auto until = std::chrono::steady_clock::now() + deadline + step_grace;
     if (!routes() && node) wait_until_idle(until);

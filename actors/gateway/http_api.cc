@@ -2,6 +2,7 @@
 
 #include <ctime>
 
+#include "actors/gateway/console.h"
 #include "actors/gateway/http_text.h"
 #include "actors/gateway/listen_address.h"
 
@@ -13,6 +14,8 @@ enum class HttpApi::Endpoint : std::uint8_t {
   health,
   ready,
   metrics,
+  console,
+  console_data,
   models,
   model,
   chat,
@@ -160,6 +163,8 @@ asio::awaitable<void> HttpApi::answer(HttpConnection& connection) {
   if (head.path == "/health") endpoint = Endpoint::health;
   if (head.path == "/ready") endpoint = Endpoint::ready;
   if (head.path == "/metrics") endpoint = Endpoint::metrics;
+  if (head.path == "/console") endpoint = Endpoint::console;
+  if (head.path == "/console/data") endpoint = Endpoint::console_data;
   if (head.path == "/v1/models") endpoint = Endpoint::models;
   if (head.path.starts_with(model_prefix)) endpoint = Endpoint::model;
   if (head.path == "/v1/chat/completions") endpoint = Endpoint::chat;
@@ -203,6 +208,8 @@ HttpResponse HttpApi::look_up(Endpoint endpoint, const HttpHead& head) const {
     case Endpoint::health: return json_response(R"({"status":"ok"})");
     case Endpoint::ready: return ready();
     case Endpoint::metrics: return metrics(head);
+    case Endpoint::console: return console_page();
+    case Endpoint::console_data: return console_data(head);
     default: return models(head, endpoint == Endpoint::model);
   }
 }
@@ -211,7 +218,7 @@ HttpResponse HttpApi::about() const {
   return json_response(R"({"name":"plimsoll","version":")" + frontend_.status().version +
                        R"(","openai_base_url":"/v1","endpoints":["/v1/chat/completions",)"
                        R"("/v1/completions","/v1/embeddings","/v1/models","/health","/ready",)"
-                       R"("/metrics"]})");
+                       R"("/metrics","/console"]})");
 }
 
 HttpResponse HttpApi::ready() const {
@@ -248,6 +255,21 @@ HttpResponse HttpApi::metrics(const HttpHead& head) const {
     value("plimsoll_http_responses_total{status=\"" + std::to_string(digit) + "xx\"}",
           shared_.responses_total[digit]);
   }
+  return response;
+}
+
+HttpResponse HttpApi::console_data(const HttpHead& head) const {
+  const auto caller = authenticate(head);
+  if (!caller) return error_response(caller.error());
+  if (!caller->is_operator) {
+    return error_response(
+        Error(ErrorCode::permission_denied, "the console needs an operator's key"));
+  }
+  const auto query = parse_console_query(head.target);
+  if (!query) return error_response(query.error());
+  HttpResponse response =
+      json_response(console_json(frontend_.console(*query), frontend_.status()));
+  response.headers.emplace_back("Cache-Control", "no-store");
   return response;
 }
 

@@ -24,6 +24,7 @@ class HttpApi final : public HttpHandler {
   HttpResponse about() const;
   HttpResponse ready() const;
   HttpResponse metrics(const HttpHead& head) const;
+  HttpResponse console_data(const HttpHead& head) const;
   HttpResponse models(const HttpHead& head, bool one) const;
 
   asio::awaitable<void> call(HttpConnection& connection, Endpoint endpoint);

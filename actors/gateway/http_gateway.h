@@ -1,7 +1,7 @@
 // The OpenAI-compatible HTTP gateway: HTTP/1.1, with TLS where configured. Two threads serve all
 // connections.
 //
-// GET /  /health  /ready  /metrics  /v1/models  /v1/models/{id}
+// GET /  /health  /ready  /metrics  /console  /console/data  /v1/models  /v1/models/{id}
 // POST /v1/chat/completions  /v1/completions  /v1/embeddings
 #pragma once
 

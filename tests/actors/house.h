@@ -81,7 +81,7 @@ struct House {
                                      options.want_share, options.lease_patience})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(
-        RequestServices{ledger, *board, metrics, open, router, options.window, options.deadline});
+        RequestServices{ledger, *board, metrics, history, open, router, options.window, options.deadline});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", byte_model_text(), options.context),
                    ModelKind::causal,
@@ -211,6 +211,7 @@ struct House {
   Ledger ledger;
   std::shared_ptr<Board> board = std::make_shared<Board>();
   Metrics metrics;
+  History history{ledger};
   OpenRequests open;
   ActorSystemConfig config{2};
   caf::actor_system system;

@@ -119,6 +119,13 @@ class FakeFrontend final : public Frontend {
                                    {"node-b", 1.5, 1, std::make_shared<const MemoryReport>(b)}};
   }
   std::string metrics() const override { return "plimsoll_test 1\n"; }
+  ConsoleView console_view;  // set before the first request
+  ConsoleView console(const ConsoleQuery& query) const override {
+    ConsoleView view = console_view;
+    std::erase_if(view.points, [&](const auto& p) { return p.id <= query.after_point; });
+    std::erase_if(view.events, [&](const auto& e) { return e.id <= query.after_event; });
+    return view;
+  }
   Administration* administrator = nullptr;
   Administration* administration() override { return administrator; }
 

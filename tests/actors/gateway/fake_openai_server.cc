@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "actors/gateway/http_gateway.h"
+#include "tests/actors/gateway/busy_console.h"
 #include "tests/actors/gateway/fake_frontend.h"
 
 int main(int argc, char** argv) {
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   plimsoll::FakeFrontend frontend;
   frontend.token_delay_us = 1000;
   frontend.limits = plimsoll::RateLimits{{60, 59, 1}, {1000, 900, 2}, {500, 100, 400}};
+  frontend.console_view = plimsoll::busy_console();
   auto gateway = plimsoll::HttpGateway::start(config, frontend, plimsoll::process_ledger());
   if (!gateway) {
     std::fprintf(stderr, "%s\n", gateway.error().message.c_str());

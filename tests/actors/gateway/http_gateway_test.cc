@@ -85,6 +85,12 @@ TEST_F(HttpGatewayTest, SmallEndpoints) {
   EXPECT_THAT(metrics.body, HasSubstr("plimsoll_http_connections 1\n"));
   EXPECT_THAT(metrics.headers.at("content-type"), HasSubstr("version=0.0.4"));
 
+  const auto page = client.get("/console");
+  EXPECT_THAT(page.headers.at("content-type"), HasSubstr("text/html"));
+  EXPECT_THAT(page.headers.at("content-security-policy"), HasSubstr("default-src 'none'"));
+  EXPECT_THAT(page.headers.at("content-security-policy"), Not(HasSubstr("unsafe")));
+  EXPECT_THAT(page.body, HasSubstr("</html>"));
+
   EXPECT_EQ(client.get("/v1/models/none").status, 404);
   EXPECT_EQ(client.get("/nowhere").status, 404);
   const auto wrong = client.get(chat_path);
@@ -740,6 +746,50 @@ TEST_F(HttpTlsTest, MetricsBeyondLoopbackNeedAnOperatorsKey) {
   Client client(port(), true);
   EXPECT_EQ(client.get("/metrics", "Authorization: Bearer tenant\r\n").status, 403);
   EXPECT_EQ(client.get("/metrics", "Authorization: Bearer root\r\n").status, 200);
+}
+
+TEST_F(HttpGatewayTest, TheConsolesPageIsForAllAndItsFiguresForOperators) {
+  start();
+  Client client(port());
+  const auto tenant = "Authorization: Bearer tenant\r\n";
+  EXPECT_EQ(client.get("/console", tenant).status, 200);
+  EXPECT_EQ(client.get("/console/data", tenant).status, 403);
+  EXPECT_EQ(client.get("/console/data", "Authorization: Bearer wrong\r\n").status, 401);
+  EXPECT_EQ(client.get("/console/data", "Authorization: Bearer root\r\n").status, 200);
+}
+
+TEST_F(HttpGatewayTest, TheConsoleHasWhatIsNewerThanWhatItKnows) {
+  HistoryPoint point;
+  point.components[static_cast<std::size_t>(Component::kv)] = 7;
+  point.tenants = {{"acme", 6}};
+  cluster::Event event;
+  event.kind = cluster::EventKind::preempt;
+  event.cause = "<b>\"\xff";  // whatever it is, the answer is JSON
+  for (std::uint64_t id : {1, 2, 3}) {
+    point.id = event.id = id;
+    frontend_.console_view.points.push_back(point);
+    frontend_.console_view.events.push_back(event);
+  }
+  start();
+  Client client(port());
+  auto data = nlohmann::json::parse(client.get("/console/data").body);
+  ASSERT_EQ(data["points"].size(), 3U);
+  EXPECT_EQ(data["points"][0]["components"], (nlohmann::json{{"kv", 7}}))
+      << "what is 0 is left out";
+  EXPECT_EQ(data["points"][0]["tenants"][0][0], "acme");
+  EXPECT_FALSE(data["points"][0].contains("stall")) << "not known is not 0";
+  EXPECT_EQ(data["events"][2]["kind"], "preempt");
+  EXPECT_EQ(data["nodes"][0]["name"], "node-1");
+  data = nlohmann::json::parse(client.get("/console/data?after=2&event=3").body);
+  ASSERT_EQ(data["points"].size(), 1U);
+  EXPECT_EQ(data["points"][0]["id"], 3);
+  EXPECT_TRUE(data["events"].empty());
+  for (const auto* query : {"?after", "?after=", "?after=-1", "?after=1x",
+                            "?event=99999999999999999999", "?x=1", "?after=1&&event=1"}) {
+    const auto answer = client.get(std::string("/console/data") + query);
+    EXPECT_EQ(answer.status, 400) << query;
+    EXPECT_EQ(error_code(answer), "invalid_argument");
+  }
 }
 
 TEST_F(HttpTlsTest, ABrokenPairIsRefused) {
