@@ -422,6 +422,10 @@ void LoopEmbeddingEngine::publish() {
 
 }  // namespace
 
+std::uint64_t EmbeddingEngine::required_bytes(std::uint32_t max_batch, std::uint32_t hidden) {
+  return std::uint64_t{max_batch} * hidden * sizeof(float);
+}
+
 Result<std::unique_ptr<EmbeddingEngine>> EmbeddingEngine::start(
     std::unique_ptr<EmbeddingModel> model, const EmbeddingEngineConfig& config, Ledger& ledger) {
   if (config.limits.tokens == 0 || config.limits.context_tokens == 0 || config.max_batch == 0 ||
@@ -432,7 +436,7 @@ Result<std::unique_ptr<EmbeddingEngine>> EmbeddingEngine::start(
   }
   auto out =
       Arena::make(ledger.account(Component::activations, config.model_version, shared_tenant),
-                  std::uint64_t{config.max_batch} * model->info().hidden * sizeof(float));
+                  required_bytes(config.max_batch, model->info().hidden));
   if (!out) return fail(std::move(out.error()));
   return std::make_unique<LoopEmbeddingEngine>(std::move(model), config, ledger, std::move(*out));
 }

@@ -48,6 +48,9 @@ struct EmbeddingStats {
 
 class EmbeddingEngine {
  public:
+  // What an engine takes beside its model.
+  static std::uint64_t required_bytes(std::uint32_t max_batch, std::uint32_t hidden);
+
   // Errors: invalid_argument for a limit of zero.
   static Result<std::unique_ptr<EmbeddingEngine>> start(std::unique_ptr<EmbeddingModel> model,
                                                         const EmbeddingEngineConfig& config,

@@ -28,6 +28,10 @@ constexpr std::uint32_t retry_ms = 1000;
 constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
 constexpr std::size_t remembered_tenants = 1024;
 
+std::uint64_t logit_bytes(const StepLimits& limits, std::uint32_t vocab) {
+  return std::uint64_t{limits.logit_rows} * vocab * sizeof(float);
+}
+
 class LoopEngine final : public Engine {
  public:
   LoopEngine(std::unique_ptr<CausalModel> model, const EngineConfig& config, Ledger& ledger,
@@ -794,6 +798,10 @@ void LoopEngine::emit() {
 
 }  // namespace
 
+std::uint64_t Engine::required_bytes(const StepLimits& limits, std::uint32_t vocab) {
+  return logit_bytes(limits, vocab) + Sampler::bytes(vocab);
+}
+
 Result<std::unique_ptr<Engine>> Engine::start(std::unique_ptr<CausalModel> model,
                                               const EngineConfig& config, Ledger& ledger,
                                               EngineSink sink) {
@@ -809,7 +817,7 @@ Result<std::unique_ptr<Engine>> Engine::start(std::unique_ptr<CausalModel> model
   if (!pool) return fail(std::move(pool.error()));
   auto logits =
       Arena::make(ledger.account(Component::activations, config.model_version, shared_tenant),
-                  std::uint64_t{limits.logit_rows} * model->info().vocab * sizeof(float));
+                  logit_bytes(limits, model->info().vocab));
   if (!logits) return fail(std::move(logits.error()));
   return std::make_unique<LoopEngine>(std::move(model), config, ledger, std::move(sink),
                                       std::move(*pool), std::move(*logits));

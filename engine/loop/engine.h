@@ -116,6 +116,9 @@ struct EngineStats {
 
 class Engine {
  public:
+  // What an engine takes beside its model and its KV.
+  static std::uint64_t required_bytes(const StepLimits& limits, std::uint32_t vocab);
+
   // Errors: resource_exhausted, if the KV budget does not hold one sequence's first blocks.
   static Result<std::unique_ptr<Engine>> start(std::unique_ptr<CausalModel> model,
                                                const EngineConfig& config, Ledger& ledger,

@@ -59,6 +59,17 @@ struct BertWeights {
   WeightMatrix types;      // [token_types, hidden]
   BertNorm embedding_norm;
   std::vector<BertLayer> layers;
+
+  // All that are multiplied with.
+  std::vector<WeightMatrix*> products() {
+    std::vector<WeightMatrix*> all;
+    for (BertLayer& l : layers) {
+      for (BertLinear* w : {&l.q, &l.k, &l.v, &l.attention_output, &l.up, &l.down}) {
+        all.push_back(&w->weight);
+      }
+    }
+    return all;
+  }
 };
 
 Result<Pooling> read_pooling(const std::filesystem::path& folder) {
@@ -191,12 +202,20 @@ class Bert final : public EmbeddingModel {
   const ModelInfo& info() const override { return info_; }
   void embed(std::span<const std::span<const TokenId>> batch, float* out) override;
 
+  static std::uint64_t required_bytes(const BertConfig& config, const StepLimits& limits,
+                                      int threads, bool packed) {
+    const Sizes sizes{limits, threads, packed};
+    return step_bytes([&](auto& counter) { lay_out(counter, config, sizes); });
+  }
+
   // Takes what embed() computes in.
   Result<void> take_memory(const LoadOptions& options) {
-    auto arena = make_step_memory(options, [&](auto& memory) { return lay_out(memory); });
+    const Sizes sizes{options.limits, pool_.threads(), weights_.packs(options.compute)};
+    const auto lay_out_in = [&](auto& memory) { return lay_out(memory, config_, sizes); };
+    auto arena = make_step_memory(options, lay_out_in);
     if (!arena) return fail(std::move(arena.error()));
     arena_ = std::move(*arena);
-    b_ = lay_out(arena_);
+    b_ = lay_out_in(arena_);
     return {};
   }
 
@@ -212,10 +231,16 @@ class Bert final : public EmbeddingModel {
     std::span<float> attention_scratch;
     std::span<std::byte> quantized;
   };
+  struct Sizes {
+    StepLimits limits;
+    int threads = 1;
+    bool packed = false;
+  };
   template <class Memory>
-  Buffers lay_out(Memory& memory) const {
-    const std::size_t tokens = limits_.tokens;
-    const std::size_t hidden = config_.hidden;
+  static Buffers lay_out(Memory& memory, const BertConfig& config, const Sizes& sizes) {
+    const std::size_t tokens = sizes.limits.tokens;
+    const std::size_t hidden = config.hidden;
+    const std::size_t threads = sizes.threads;
     Buffers b;
     b.x = memory.template take<float>(tokens * hidden);
     b.q = memory.template take<float>(tokens * hidden);
@@ -223,19 +248,21 @@ class Bert final : public EmbeddingModel {
     b.v = memory.template take<float>(tokens * hidden);
     b.attended = memory.template take<float>(tokens * hidden);
     b.branch = memory.template take<float>(tokens * hidden);
-    b.ffn = memory.template take<float>(tokens * config_.ffn);
-    b.position = memory.template take<float>(pool_.threads() * hidden);
+    b.ffn = memory.template take<float>(tokens * config.ffn);
+    b.position = memory.template take<float>(threads * hidden);
     b.attention_scratch =
-        memory.template take<float>(pool_.threads() * attention_scratch_floats(attention_shape()));
+        memory.template take<float>(threads * attention_scratch_floats(attention_shape(config)));
     b.quantized = memory.template take<std::byte>(
-        QuantizedActivations::bytes(tokens, std::max(config_.hidden, config_.ffn)));
+        sizes.packed
+            ? QuantizedActivations::bytes(tokens, std::max(hidden, std::size_t{config.ffn}))
+            : 0);
     return b;
   }
 
-  AttentionShape attention_shape() const {
-    const std::uint32_t head_dim = config_.hidden / config_.heads;
-    return {.heads = config_.heads,
-            .kv_heads = config_.heads,
+  static AttentionShape attention_shape(const BertConfig& config) {
+    const std::uint32_t head_dim = config.hidden / config.heads;
+    return {.heads = config.heads,
+            .kv_heads = config.heads,
             .head_dim = head_dim,
             .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
   }
@@ -304,7 +331,7 @@ void Bert::run_layer(const BertLayer& w, std::span<const std::span<const TokenId
   apply(w.q, b_.x.data(), tokens, b_.q.data());
   apply(w.k, b_.x.data(), tokens, b_.k.data());
   apply(w.v, b_.x.data(), tokens, b_.v.data());
-  const AttentionShape shape = attention_shape();
+  const AttentionShape shape = attention_shape(config_);
   std::size_t first = 0;
   for (const auto& input : batch) {
     attention_bidirectional(shape, &b_.q[first * n], &b_.k[first * n], &b_.v[first * n],
@@ -378,6 +405,29 @@ Result<ModelInfo> probe_bert(const std::filesystem::path& folder) {
   return bert_info(folder, *config, *file);
 }
 
+Result<ModelMemory> bert_memory(const std::filesystem::path& folder, ComputeMode compute) {
+  auto config = read_config(folder);
+  if (!config) return fail(std::move(config.error()));
+  auto file = SafetensorsFile::open(folder / "model.safetensors");
+  if (!file) return fail(std::move(file.error()));
+  std::vector<TensorView> tensors = file->tensors();
+  Ledger ledger;
+  LoadOptions options;
+  options.ledger = &ledger;
+  Weights weights(std::move(*file).take_file(), std::move(tensors), options);
+  auto bound = bind(*config, weights);
+  if (!bound) return fail(std::move(bound.error()));
+  ModelMemory memory;
+  memory.mapped_bytes = static_cast<std::uint64_t>(ledger.total_bytes(MemoryKind::mapped)) +
+                        weights.packed_bytes(bound->products(), compute);
+  memory.weight_bytes = static_cast<std::uint64_t>(ledger.total_bytes(MemoryKind::anonymous));
+  memory.activation_bytes = [config = *config, packed = weights.packs(compute)](
+                                const StepLimits& limits, int threads) {
+    return Bert::required_bytes(config, limits, threads, packed);
+  };
+  return memory;
+}
+
 Result<std::unique_ptr<EmbeddingModel>> load_bert(const std::filesystem::path& folder,
                                                   const LoadOptions& options) {
   auto config = read_config(folder);
@@ -389,13 +439,7 @@ Result<std::unique_ptr<EmbeddingModel>> load_bert(const std::filesystem::path& f
   Weights weights(std::move(*file).take_file(), std::move(tensors), options);
   auto bound = bind(*config, weights);
   if (!bound) return fail(std::move(bound.error()));
-  std::vector<WeightMatrix*> products;
-  for (BertLayer& l : bound->layers) {
-    for (BertLinear* w : {&l.q, &l.k, &l.v, &l.attention_output, &l.up, &l.down}) {
-      products.push_back(&w->weight);
-    }
-  }
-  if (auto prepared = weights.prepare(products, options); !prepared) {
+  if (auto prepared = weights.prepare(bound->products(), options); !prepared) {
     return fail(std::move(prepared.error()));
   }
   auto model = std::make_unique<Bert>(*config, std::move(info), std::move(weights),

@@ -67,18 +67,43 @@ Result<std::unique_ptr<CausalModel>> Decoder::load(GgufFile file, const LoadOpti
 
   std::unique_ptr<Decoder> model(new Decoder(std::move(*config), std::move(info),
                                              std::move(weights), std::move(*bound), options));
-  auto arena = make_step_memory(options, [&](auto& memory) { return model->lay_out(memory); });
+  const Sizes sizes{options.limits, options.pool->threads(),
+                    model->weights_.packs(options.compute)};
+  const auto lay_out_in = [&](auto& memory) { return lay_out(memory, model->config_, sizes); };
+  auto arena = make_step_memory(options, lay_out_in);
   if (!arena) return fail(std::move(arena.error()));
   model->arena_ = std::move(*arena);
-  model->b_ = model->lay_out(model->arena_);
+  model->b_ = lay_out_in(model->arena_);
   std::uninitialized_value_construct(model->b_.sequences.begin(), model->b_.sequences.end());
   return model;
 }
 
+Result<ModelMemory> Decoder::memory(GgufFile file, ComputeMode compute) {
+  auto config = read_decoder_config(file);
+  if (!config) return fail(std::move(config.error()));
+  std::vector<TensorView> tensors = file.tensors();
+  Ledger ledger;
+  LoadOptions options;
+  options.ledger = &ledger;
+  Weights weights(std::move(file).take_file(), std::move(tensors), options);
+  auto bound = bind_decoder_weights(*config, weights);
+  if (!bound) return fail(std::move(bound.error()));
+  ModelMemory memory;
+  memory.mapped_bytes = static_cast<std::uint64_t>(ledger.total_bytes(MemoryKind::mapped)) +
+                        weights.packed_bytes(bound->products(), compute);
+  memory.weight_bytes = static_cast<std::uint64_t>(ledger.total_bytes(MemoryKind::anonymous));
+  memory.activation_bytes = [config = std::move(*config), packed = weights.packs(compute)](
+                                const StepLimits& limits, int threads) {
+    const Sizes sizes{limits, threads, packed};
+    return step_bytes([&](auto& counter) { lay_out(counter, config, sizes); });
+  };
+  return memory;
+}
+
 template <class Memory>
-Decoder::Buffers Decoder::lay_out(Memory& memory) const {
-  const DecoderConfig& c = config_;
-  const std::size_t tokens = limits_.tokens;
+Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const Sizes& sizes) {
+  const std::size_t tokens = sizes.limits.tokens;
+  const std::size_t fine_tokens = sizes.packed ? 2 * tokens : tokens;
   const std::size_t q_width = std::size_t{c.heads} * c.head_dim;
   const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
   const std::size_t widest = std::max({std::size_t{c.hidden}, q_width, std::size_t{c.ffn}});
@@ -86,23 +111,24 @@ Decoder::Buffers Decoder::lay_out(Memory& memory) const {
   const std::size_t local_table = c.window > 0 ? table : 0;
   Buffers b;
   b.places = memory.template take<Place>(tokens);
-  b.sequences = memory.template take<AttentionSequence>(limits_.sequences);
+  b.sequences = memory.template take<AttentionSequence>(sizes.limits.sequences);
   b.x = memory.template take<float>(tokens * c.hidden);
-  b.normed = memory.template take<float>(2 * tokens * c.hidden);
-  b.branch = memory.template take<float>(2 * tokens * c.hidden);
+  b.normed = memory.template take<float>(fine_tokens * c.hidden);
+  b.branch = memory.template take<float>(fine_tokens * c.hidden);
   b.q = memory.template take<float>(tokens * q_width);
   b.k = memory.template take<float>(tokens * kv_width);
-  b.v = memory.template take<float>(2 * tokens * kv_width);
+  b.v = memory.template take<float>(fine_tokens * kv_width);
   b.attended = memory.template take<float>(tokens * q_width);
-  b.gate = memory.template take<float>(2 * tokens * c.ffn);
+  b.gate = memory.template take<float>(fine_tokens * c.ffn);
   b.up = memory.template take<float>(tokens * c.ffn);
   b.cos = memory.template take<float>(table);
   b.sin = memory.template take<float>(table);
   b.local_cos = memory.template take<float>(local_table);
   b.local_sin = memory.template take<float>(local_table);
   b.attention_scratch = memory.template take<float>(
-      pool_.threads() * attention_scratch_floats(attention_shape(c, false)));
-  b.quantized = memory.template take<std::byte>(QuantizedActivations::bytes(2 * tokens, widest));
+      sizes.threads * attention_scratch_floats(attention_shape(c, false)));
+  b.quantized = memory.template take<std::byte>(
+      sizes.packed ? QuantizedActivations::bytes(fine_tokens, widest) : 0);
   return b;
 }
 

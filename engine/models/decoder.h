@@ -21,6 +21,9 @@ class Decoder final : public CausalModel {
   // need. Errors: of read_decoder_config, bind_decoder_weights, Weights::prepare and Arena::make.
   static Result<std::unique_ptr<CausalModel>> load(GgufFile file, const LoadOptions& options);
 
+  // What load() will take. Errors: the same, less those of memory that is refused.
+  static Result<ModelMemory> memory(GgufFile file, ComputeMode compute);
+
   const ModelInfo& info() const override { return info_; }
   KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override;
   void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override;
@@ -34,7 +37,7 @@ class Decoder final : public CausalModel {
   };
 
   // What a step computes in; the first dimension of each is the step's tokens, twice as many where
-  // multiply_finely() reads or writes.
+  // multiply_finely() reads or writes and weights are packed.
   struct Buffers {
     std::span<Place> places;
     std::span<AttentionSequence> sequences;  // [sequences]
@@ -50,9 +53,14 @@ class Decoder final : public CausalModel {
     std::span<float> attention_scratch;      // for each thread
     std::span<std::byte> quantized;          // QuantizedActivations of the widest input
   };
+  struct Sizes {
+    StepLimits limits;
+    int threads = 1;
+    bool packed = false;  // multiply_finely() has a second half, of quantized rows
+  };
   // Takes all buffers from `memory`: an Arena, or what only counts.
   template <class Memory>
-  Buffers lay_out(Memory& memory) const;
+  static Buffers lay_out(Memory& memory, const DecoderConfig& config, const Sizes& sizes);
 
   Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderWeights bound,
           const LoadOptions& options);

@@ -76,6 +76,14 @@ Result<ModelText> load_model_text(const std::filesystem::path& path) {
   return text;
 }
 
+Result<ModelMemory> model_memory(const std::filesystem::path& path, ComputeMode compute) {
+  if (auto found = must_exist(path); !found) return fail(std::move(found.error()));
+  if (is_folder(path)) return bert_memory(path, compute);
+  auto file = GgufFile::open(path);
+  if (!file) return fail(std::move(file.error()));
+  return Decoder::memory(std::move(*file), compute);
+}
+
 Result<std::unique_ptr<CausalModel>> load_causal_model(const std::filesystem::path& path,
                                                        const LoadOptions& options) {
   assert(options.ledger != nullptr && options.pool != nullptr);

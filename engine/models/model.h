@@ -60,6 +60,15 @@ struct StepLimits {
   std::uint32_t context_tokens = 8192;  // of one sequence
 };
 
+// What a model takes beside its KV, told before it is loaded.
+struct ModelMemory {
+  std::uint64_t mapped_bytes = 0;  // its file and the packed copy: the kernel can take them back
+  std::uint64_t weight_bytes = 0;  // what is expanded of its weights
+  // What its steps compute in.
+  std::function<std::uint64_t(const StepLimits&, int threads)> activation_bytes;
+};
+Result<ModelMemory> model_memory(const std::filesystem::path& path, ComputeMode compute);
+
 struct LoadOptions {
   std::string model_version;  // the name that the ledger and metrics use
   ComputeMode compute = ComputeMode::automatic;

@@ -29,6 +29,13 @@ class ByteCounter {
   std::uint64_t bytes_ = 0;
 };
 
+template <class LayOut>
+std::uint64_t step_bytes(LayOut&& lay_out) {
+  ByteCounter counter;
+  lay_out(counter);
+  return counter.bytes();
+}
+
 // An arena for what lay_out(memory) takes. Errors: invalid_argument for a limit of zero,
 // resource_exhausted if the kernel refuses.
 template <class LayOut>
@@ -38,11 +45,9 @@ Result<Arena> make_step_memory(const LoadOptions& options, LayOut&& lay_out) {
       limits.context_tokens == 0) {
     return fail(ErrorCode::invalid_argument, "every step limit must be at least 1");
   }
-  ByteCounter counter;
-  lay_out(counter);
   return Arena::make(
       options.ledger->account(Component::activations, options.model_version, shared_tenant),
-      counter.bytes());
+      step_bytes(lay_out));
 }
 
 }  // namespace plimsoll

@@ -22,6 +22,12 @@ bool is_float(TensorType type) {
   return type == TensorType::f32 || type == TensorType::f16 || type == TensorType::bf16;
 }
 
+std::vector<TensorView> sources_of(std::span<WeightMatrix* const> matrices) {
+  std::vector<TensorView> sources;
+  for (const WeightMatrix* w : matrices) sources.push_back(w->source);
+  return sources;
+}
+
 }  // namespace
 
 WeightSummary summarize_weights(std::span<const TensorView> tensors) {
@@ -102,13 +108,19 @@ void Weights::reject_unused(std::initializer_list<std::string_view> ignored) {
   }
 }
 
+bool Weights::packs(ComputeMode compute) const {
+  return compute == ComputeMode::int8 ||
+         (compute == ComputeMode::automatic && !is_float(summarize_weights(tensors_).main_type));
+}
+
+std::uint64_t Weights::packed_bytes(std::span<WeightMatrix* const> matrices,
+                                    ComputeMode compute) const {
+  return packs(compute) ? PackedFile::required_bytes(sources_of(matrices)) : 0;
+}
+
 Result<void> Weights::prepare(std::span<WeightMatrix* const> matrices, const LoadOptions& options) {
-  const bool int8 =
-      options.compute == ComputeMode::int8 || (options.compute == ComputeMode::automatic &&
-                                               !is_float(summarize_weights(tensors_).main_type));
-  if (!int8) return {};
-  std::vector<TensorView> sources;
-  for (const WeightMatrix* w : matrices) sources.push_back(w->source);
+  if (!packs(options.compute)) return {};
+  const auto sources = sources_of(matrices);
   const auto directory =
       options.cache_directory.empty() ? file_.path().parent_path() : options.cache_directory;
   auto packed = PackedFile::open_or_make(file_, sources, directory, options.progress);

@@ -47,6 +47,11 @@ class Weights {
   void reject_unused(std::initializer_list<std::string_view> ignored = {});
   const std::optional<Error>& error() const { return error_; }
 
+  // Whether this mode computes with packed weights.
+  bool packs(ComputeMode compute) const;
+  // What prepare() maps beside the file.
+  std::uint64_t packed_bytes(std::span<WeightMatrix* const> matrices, ComputeMode compute) const;
+
   // Chooses the path of options.compute and, for int8, packs the matrices or maps what an earlier
   // load packed. Errors: as PackedFile::open_or_make.
   Result<void> prepare(std::span<WeightMatrix* const> matrices, const LoadOptions& options);

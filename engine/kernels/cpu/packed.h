@@ -76,6 +76,9 @@ class PackedFile {
                                          const std::filesystem::path& directory,
                                          const Progress& progress);
 
+  // How large that file is, or will be.
+  static std::uint64_t required_bytes(std::span<const TensorView> matrices);
+
   PackedMatrix find(const std::string& tensor_name) const;  // empty if it was not packed
   const MappedFile& file() const { return file_; }
 

@@ -77,7 +77,10 @@ class Writer {
   std::vector<std::byte>& out_;
 };
 
-Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices) {
+constexpr std::string_view magic = "PLIMPACK";
+
+// Everything that does not depend on the model file's content.
+Plan lay_out(std::span<const TensorView> matrices) {
   Plan plan;
   std::uint64_t table_bytes = 0;
   for (const TensorView& source : matrices) {
@@ -89,15 +92,18 @@ Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices) {
                             0});
     table_bytes += 4 + source.name.size() + 3 * 4 + 8;
   }
-  constexpr std::string_view magic = "PLIMPACK";
-  constexpr std::size_t header_bytes = 8 + 2 * 4 + sizeof(XXH128_canonical_t) + 8;
+  constexpr std::size_t header_bytes = magic.size() + 2 * 4 + sizeof(XXH128_canonical_t) + 8;
   std::uint64_t offset = align(header_bytes + table_bytes);
   for (Plan::Entry& entry : plan.entries) {
     entry.offset = offset;
     offset = align(offset + entry.matrix.bytes());
   }
   plan.file_bytes = offset;
+  return plan;
+}
 
+Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices) {
+  Plan plan = lay_out(matrices);
   const XXH128_canonical_t hash = content_hash(model.bytes());
   Writer out(plan.head);
   out.bytes(magic.data(), magic.size());
@@ -256,6 +262,10 @@ Result<void> make_file(const Plan& plan, const std::filesystem::path& path,
 }
 
 }  // namespace
+
+std::uint64_t PackedFile::required_bytes(std::span<const TensorView> matrices) {
+  return lay_out(matrices).file_bytes;
+}
 
 Result<PackedFile> PackedFile::open_or_make(const MappedFile& model,
                                             std::span<const TensorView> matrices,

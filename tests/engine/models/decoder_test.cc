@@ -242,6 +242,33 @@ TEST(Decoder, ChargesTheLedgerAndGivesBack) {
   EXPECT_EQ(weights.bytes(), 0);
 }
 
+TEST(Decoder, WhatItTakesIsKnownBefore) {
+  TemporaryFolder folder;
+  const auto path = folder.path() / "model.gguf";
+  for (const auto type : {TensorType::q8_0, TensorType::f16}) {
+    make_tiny_model("gemma3", {}, type).write(path);
+    for (const auto compute : {ComputeMode::automatic, ComputeMode::float32, ComputeMode::int8}) {
+      const ModelRunner::Options options{.compute = compute};
+      const auto memory = model_memory(path, compute);
+      ASSERT_TRUE(memory) << to_string(memory.error());
+      ModelRunner runner(path, options);
+      ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
+      const auto charged = [&](Component component, MemoryKind kind) {
+        return runner.ledger().account(component, "test", shared_tenant, kind).bytes();
+      };
+      constexpr std::int64_t page = 4096;
+      const auto steps =
+          static_cast<std::int64_t>(memory->activation_bytes(options.limits, options.threads));
+      EXPECT_EQ(charged(Component::activations, MemoryKind::anonymous),
+                (steps + page - 1) / page * page);
+      EXPECT_EQ(charged(Component::weights, MemoryKind::mapped),
+                static_cast<std::int64_t>(memory->mapped_bytes));
+      EXPECT_EQ(charged(Component::weights, MemoryKind::anonymous),
+                static_cast<std::int64_t>(memory->weight_bytes));
+    }
+  }
+}
+
 TEST(Decoder, ProbeTellsWhatLoadTells) {
   TemporaryFolder folder;
   const auto path = folder.path() / "small.gguf";

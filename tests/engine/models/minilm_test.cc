@@ -85,6 +85,9 @@ TEST_F(MiniLm, TellsWhatItIs) {
   const auto& mapped =
       ledger_.account(Component::weights, "test", shared_tenant, MemoryKind::mapped);
   EXPECT_EQ(mapped.bytes(), static_cast<std::int64_t>(info->file_bytes));
+  const auto memory = model_memory(path_, ComputeMode::automatic);
+  ASSERT_TRUE(memory) << to_string(memory.error());
+  EXPECT_EQ(memory->mapped_bytes, info->file_bytes);
 }
 
 TEST_F(MiniLm, TextSideLoadsAlone) {
