@@ -6,13 +6,19 @@
 
 namespace plimsoll {
 
+std::string_view to_string(CapacityClass of) {
+  constexpr std::string_view names[] = {"low_latency", "batch", "long_context"};
+  return names[static_cast<int>(of)];
+}
+
 Planner::Planner(const PlannerLimits& limits, std::uint32_t block_tokens)
     : limits_(limits), block_tokens_(block_tokens) {}
 
-void Planner::activate(std::uint32_t tenant, double weight) {
+void Planner::activate(std::uint32_t tenant, double weight, std::uint32_t guaranteed) {
   assert(weight > 0);
   if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
   tenants_[tenant].weight = weight;
+  tenants_[tenant].guaranteed = guaranteed;
   if (tenants_[tenant].active) return;
   double least = std::numeric_limits<double>::infinity();
   for (const Tenant& other : tenants_) {
@@ -31,6 +37,7 @@ void Planner::deactivate(std::uint32_t tenant) {
 void Planner::forget(std::uint32_t tenant) {
   assert(!tenants_[tenant].active);
   tenants_[tenant].served = 0;
+  tenants_[tenant].guaranteed = 0;
 }
 
 PlannedChunk Planner::fit(const PlannerSequence& sequence, std::uint32_t tokens,
@@ -89,7 +96,7 @@ std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSeque
   // Alone it is its own share: what it may hold is what the others leave.
   victim.over_share =
       std::ranges::any_of(sequences, [&](const auto& s) { return s.tenant != t; }) &&
-      !within_share(tenants_[t], tenants_[t].blocks, capacity);
+      over_share(tenants_[t], capacity);
   if (!longest || !victim.over_share) return victim;
   for (std::uint32_t i = 0; i < sequences.size(); ++i) {
     if (sequences[i].tenant != t || i == oldest_) continue;
@@ -107,6 +114,7 @@ void Planner::read() {
     tenant.next = 0;
   }
   oldest_ = nobody;
+  class_blocks_ = {};
   weights_ = 0;
   places_ = 0;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
@@ -116,6 +124,7 @@ void Planner::read() {
     if (tenant.next == 0) weights_ += tenant.weight;
     tenant.next = 1;  // seen
     tenant.blocks += sequence.blocks;
+    class_of(sequence) += sequence.blocks;
     if (sequence.state == State::paused) continue;
     const bool running = sequence.state == State::running;
     if (running) {
@@ -155,7 +164,9 @@ void Planner::plan_decodes() {
 
 void Planner::plan_prefills() {
   for (Tenant& tenant : tenants_) tenant.next = 0;
-  bool admitting = limits_.admits;
+  // Nobody is admitted past one of its class that does not fit: else the small would starve the
+  // large.
+  std::array<bool, capacity_classes> closed{};
   while (true) {
     const std::uint32_t t = least_served(&Tenant::prefills);
     if (t == nobody) break;
@@ -164,8 +175,10 @@ void Planner::plan_prefills() {
     const PlannerSequence& sequence = sequences_[index];
     if (fates_[index].preempted) continue;
     if (sequence.state == State::waiting) {
-      // Nobody is admitted past one that does not fit: else the small would starve the large.
-      admitting = admitting && admit(index);
+      auto& shut = closed[static_cast<std::size_t>(sequence.capacity_class)];
+      const bool guaranteed = tenant.blocks + needed(sequence) <= tenant.guaranteed;
+      if ((shut || !limits_.admits) && !guaranteed) continue;
+      shut = !admit(index) || shut;
       continue;
     }
     const std::int64_t room =
@@ -186,7 +199,8 @@ bool Planner::admit(std::uint32_t index) {
   const std::uint32_t blocks = blocks_for(sequence.target);
   const std::size_t before = plan_.preempted.size();
   PlannedChunk chunk;
-  if (make_room(index, blocks) && chunks_left_ > 0 && (rows_left_ > 0 || !sequence.samples)) {
+  if (make_room(index, needed(sequence)) && chunks_left_ > 0 &&
+      (rows_left_ > 0 || !sequence.samples)) {
     chunk = fit(sequence, std::min(tokens_left_, limits_.chunk_tokens), rows_left_);
   }
   if (chunk.tokens == 0) {
@@ -212,8 +226,10 @@ bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
   const bool blocks_are_due = within_share(tenant, 0.0 + tenant.blocks + blocks, capacity_);
   while (true) {
     const bool place = places_ < places_cap_;
-    // Each running sequence may grow by a block before this one is preempted again for it.
-    const bool room = spare_blocks() >= std::int64_t{blocks} + places_;
+    // Each running sequence may grow by a block before this one is preempted again for it. What is
+    // more than the whole pool can start when the pool is empty.
+    const std::int64_t wanted = std::int64_t{blocks} + places_ + kept_for_others(sequences_[index]);
+    const bool room = spare_blocks() >= std::min<std::int64_t>(wanted, capacity_);
     if (place && room) return true;
     std::uint32_t taken = room ? nobody : find_victim(Victims::paused, nobody);
     if (taken == nobody && !room && blocks_are_due) taken = find_victim(Victims::over_blocks, t);
@@ -221,6 +237,22 @@ bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
     if (taken == nobody) return false;
     preempt(taken);
   }
+}
+
+// Headroom of other classes, or guarantees of other tenants, that is not in use. The larger of the
+// two: a tenant's guarantee may be met out of its class's headroom.
+std::uint32_t Planner::kept_for_others(const PlannerSequence& sequence) const {
+  std::uint32_t of_classes = 0;
+  for (std::size_t c = 0; c < capacity_classes; ++c) {
+    if (c == static_cast<std::size_t>(sequence.capacity_class)) continue;
+    of_classes += limits_.headroom[c] - std::min(limits_.headroom[c], class_blocks_[c]);
+  }
+  std::uint32_t of_tenants = 0;
+  for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
+    if (t == sequence.tenant) continue;
+    of_tenants += tenants_[t].guaranteed - std::min(tenants_[t].guaranteed, tenants_[t].blocks);
+  }
+  return std::max(of_classes, of_tenants);
 }
 
 // Nothing fits: the oldest goes on, whoever has to make room.
@@ -261,6 +293,7 @@ void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t 
   available_ -= blocks;
   Tenant& tenant = tenants_[sequences_[chunk.sequence].tenant];
   tenant.blocks += blocks;
+  class_of(sequences_[chunk.sequence]) += blocks;
   tenant.planned += static_cast<double>(chunk.tokens * token_cost) / tenant.weight;
 }
 
@@ -277,7 +310,7 @@ std::uint32_t Planner::least_served(List list) const {
   return best;
 }
 
-// The youngest, of the tenant that holds most for its weight.
+// The youngest, of the tenant that holds most for its weight; of blocks, over its guarantee.
 std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const {
   std::uint32_t best = nobody;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
@@ -289,9 +322,7 @@ std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const
         if (sequence.state != State::paused) continue;
         break;
       case Victims::over_blocks:
-        if (sequence.tenant == for_tenant || within_share(tenant, tenant.blocks, capacity_)) {
-          continue;
-        }
+        if (sequence.tenant == for_tenant || !over_share(tenant, capacity_)) continue;
         break;
       case Victims::over_places:
         if (sequence.state == State::paused || sequence.tenant == for_tenant ||
@@ -303,7 +334,7 @@ std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const
     }
     const auto held = [&](const PlannerSequence& s) {
       const Tenant& owner = tenants_[s.tenant];
-      return (from == Victims::over_places ? owner.places : owner.blocks) / owner.weight;
+      return from == Victims::over_places ? owner.places / owner.weight : excess(owner);
     };
     // Later in the span is younger.
     if (best == nobody || held(sequence) > held(sequences_[best]) ||
@@ -326,6 +357,7 @@ void Planner::preempt(std::uint32_t index) {
   rows_left_ += fate.chunk.logit_rows;
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks -= sequence.blocks + fate.granted;
+  class_of(sequence) -= sequence.blocks + fate.granted;
   if (sequence.state == State::running) {
     --places_;
     --tenant.places;
@@ -344,6 +376,7 @@ void Planner::undo_preempt(std::uint32_t index) {
   rows_left_ -= fate.chunk.logit_rows;
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks += sequence.blocks + fate.granted;
+  class_of(sequence) += sequence.blocks + fate.granted;
   if (sequence.state == State::running) {
     ++places_;
     ++tenant.places;
@@ -356,14 +389,14 @@ std::uint32_t Planner::growth(std::uint32_t index, std::uint32_t tokens) const {
   return blocks > sequence.blocks ? blocks - sequence.blocks : 0;
 }
 
-// Available, less what running prefills have still to take.
+// Available, less what those that run are expected to take still.
 std::int64_t Planner::spare_blocks() const {
   std::int64_t spare = available_;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
     const PlannerSequence& sequence = sequences_[i];
     if (sequence.state != State::running || fates_[i].preempted) continue;
     const std::int64_t held = std::int64_t{sequence.blocks} + fates_[i].granted;
-    spare -= std::max<std::int64_t>(0, blocks_for(sequence.target) - held);
+    spare -= std::max<std::int64_t>(0, needed(sequence) - held);
   }
   return spare;
 }

@@ -6,23 +6,39 @@
 // Models"); within a tenant, first come, first served.
 //
 // Blocks are taken as a sequence grows, not for its whole life. Where they run out, sequences are
-// preempted: those out of credit first, then the youngest of the tenant that holds most for its
-// weight. The oldest sequence that can run is never preempted, so that somebody always finishes.
+// preempted: those out of credit first, then the youngest of the tenant that holds most, over what
+// is guaranteed to it, for its weight. The oldest sequence that can run is never preempted, so that
+// somebody always finishes.
+//
+// So that this stays rare, a sequence starts only if what it and all that run are expected to hold
+// at their end fits, beside the headroom that is kept for other classes and for tenants with a
+// guarantee.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace plimsoll {
+
+// What work is of a kind in its demands; embeddings have an engine, and memory, of their own.
+enum class CapacityClass : std::uint8_t { low_latency, batch, long_context };
+inline constexpr std::size_t capacity_classes = 3;
+std::string_view to_string(CapacityClass of);  // "low_latency", ...
 
 struct PlannerLimits {
   std::uint32_t tokens = 512;  // in one step
   std::uint32_t sequences = 64;
   std::uint32_t logit_rows = 64;
   std::uint32_t chunk_tokens = 256;  // of one sequence in one step
-  bool admits = true;                // waiting sequences, while others run
+  // Waiting sequences may start. If not: only within what is guaranteed to their tenant.
+  bool admits = true;
+  // Blocks that are kept for each class: the others may not take them.
+  std::array<std::uint32_t, capacity_classes> headroom{};
 };
 
 struct PlannerSequence {
@@ -34,11 +50,13 @@ struct PlannerSequence {
   std::uint32_t tenant = 0;  // an index that the caller gives out
   std::uint64_t order = 0;   // of arrival
   State state = State::waiting;
+  CapacityClass capacity_class = CapacityClass::low_latency;
   std::uint32_t computed = 0;  // tokens whose keys and values are in its blocks
   std::uint32_t target = 0;    // tokens to be computed before it samples or ends; over `computed`
   bool samples = true;         // takes a logit row at target - 1
   // Positions whose logits are wanted besides: [score_from, score_until).
   std::uint32_t score_from = 0, score_until = 0;
+  std::uint32_t reserve = 0;   // blocks that it is expected to hold at its end
   std::uint32_t blocks = 0;    // held
   std::uint32_t freeable = 0;  // of them, those that preempting it would make available
 };
@@ -67,8 +85,9 @@ class Planner {
 
   // The tenant has work again: its counter is lifted to the least of the active ones, so that
   // idleness saves nothing up. Of tenants that want more than there is, one of twice the weight
-  // gets twice the service, places and blocks. The last weight given (over 0) counts.
-  void activate(std::uint32_t tenant, double weight = 1.0);
+  // gets twice the service, places and blocks. `guaranteed` blocks are kept for it until it is
+  // forgotten, and not taken from it. The last weight (over 0) and guarantee given count.
+  void activate(std::uint32_t tenant, double weight = 1.0, std::uint32_t guaranteed = 0);
   void deactivate(std::uint32_t tenant);  // it has no sequence left
   void forget(std::uint32_t tenant);      // the index will stand for somebody else
   void serve(std::uint32_t tenant, std::uint64_t cost) {
@@ -106,6 +125,7 @@ class Planner {
   struct Tenant {
     bool active = false;
     double weight = 1;
+    std::uint32_t guaranteed = 0;  // blocks
     double served = 0;
     // Of the current plan:
     double planned = 0;
@@ -127,6 +147,20 @@ class Planner {
   void plan_oldest();
   bool admit(std::uint32_t index);
   bool make_room(std::uint32_t index, std::uint32_t blocks);
+  std::uint32_t kept_for_others(const PlannerSequence& sequence) const;
+  std::uint32_t needed(const PlannerSequence& sequence) const {  // blocks, at its end
+    return std::max(sequence.reserve, blocks_for(sequence.target));
+  }
+  std::uint32_t& class_of(const PlannerSequence& sequence) {
+    return class_blocks_[static_cast<std::size_t>(sequence.capacity_class)];
+  }
+  // Over its guarantee, for its weight.
+  static double excess(const Tenant& tenant) {
+    return (tenant.blocks - std::min(tenant.blocks, tenant.guaranteed)) / tenant.weight;
+  }
+  bool over_share(const Tenant& tenant, std::uint32_t capacity) const {
+    return tenant.blocks > tenant.guaranteed && !within_share(tenant, tenant.blocks, capacity);
+  }
   void add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost);
   std::uint32_t least_served(List list) const;
   enum class Victims : std::uint8_t { paused, over_blocks, over_places, any };
@@ -153,10 +187,11 @@ class Planner {
   StepPlan plan_;
   std::span<const PlannerSequence> sequences_;
   std::vector<Fate> fates_;
-  std::vector<std::uint32_t> chosen_;  // decodes
-  std::uint32_t oldest_ = nobody;      // of the running
-  double weights_ = 0;                 // of all tenants with a sequence
-  std::uint32_t places_ = 0;           // taken by running sequences
+  std::vector<std::uint32_t> chosen_;                           // decodes
+  std::uint32_t oldest_ = nobody;                               // of the running
+  std::array<std::uint32_t, capacity_classes> class_blocks_{};  // held
+  double weights_ = 0;                                          // of all tenants with a sequence
+  std::uint32_t places_ = 0;                                    // taken by running sequences
   std::uint32_t capacity_ = 0;
   std::int64_t available_ = 0;
   std::uint32_t places_cap_ = 0;

@@ -8,10 +8,12 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 
+#include "engine/batching/length_estimate.h"
 #include "engine/batching/planner.h"
 #include "engine/kv/block_pool.h"
 #include "engine/kv/prefix_tree.h"
@@ -49,6 +51,8 @@ class LoopEngine final : public Engine {
         sampler_(model_->info().vocab) {
     stats_.kv_blocks_total = pool_.capacity();
     block_cap_ = pool_.capacity();
+    const auto& headroom = planner_.limits().headroom;
+    kept_blocks_ = std::accumulate(headroom.begin(), headroom.end(), 0U);
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), "engine");
   }
@@ -78,6 +82,7 @@ class LoopEngine final : public Engine {
   struct Tenant {
     std::uint32_t index = 0;  // the planner's
     std::uint32_t sequences = 0;
+    LengthEstimate lengths;  // of its generations
   };
 
   // Called from any thread, under mutex_.
@@ -149,7 +154,9 @@ class LoopEngine final : public Engine {
   Sampler sampler_;
   PressureLevel applied_ = PressureLevel::green;
   Clock::time_point shed_at_{};
-  std::uint32_t block_cap_ = 0;  // the pool's capacity, or what pressure has left of it
+  LengthEstimate lengths_;         // of all tenants' generations
+  std::uint32_t kept_blocks_ = 0;  // the headroom of all classes
+  std::uint32_t block_cap_ = 0;    // the pool's capacity, or what pressure has left of it
   std::optional<Clock::time_point> ends_at_;  // the drain's deadline
   bool ending_ = false;
   std::unordered_map<TenantId, Tenant> tenants_;
@@ -177,7 +184,8 @@ Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
                     .with_reason("draining")
                     .retry_after(retry_ms));
   }
-  if (order_.level == PressureLevel::red) {
+  // With a guarantee it may wait for its turn within that.
+  if (order_.level == PressureLevel::red && request.guaranteed_bytes == 0) {
     report(Shed::Kind::refuse, request.tenant, 1, 0, order_.cause);
     return fail(Error(ErrorCode::resource_exhausted,
                       "the node is short of memory and accepts no new sequences")
@@ -331,8 +339,18 @@ void LoopEngine::start_life(std::unique_ptr<Sequence> owned) {
   Sequence& sequence = *owned;
   Tenant& tenant = tenant_of(sequence.request.tenant);
   ++tenant.sequences;
-  planner_.activate(tenant.index, sequence.request.weight);
+  const SequenceRequest& request = sequence.request;
+  const auto guaranteed = std::min<std::uint64_t>(
+      request.guaranteed_bytes / pool_.layout().block_bytes(), pool_.capacity());
+  planner_.activate(tenant.index, request.weight, static_cast<std::uint32_t>(guaranteed));
   sequence.tenant = tenant.index;
+  const std::uint32_t generated = request.worst_case
+                                      ? request.max_new_tokens
+                                      : tenant.lengths.expect(request.max_new_tokens, lengths_);
+  sequence.reserve = pool_.layout().blocks_for(sequence.prompt_tokens + generated);
+  if (sequence.prompt_tokens + request.max_new_tokens >= config_.long_context_tokens) {
+    sequence.request.capacity_class = CapacityClass::long_context;
+  }
   sequence.order = arrivals_++;
   sequences_.push_back(std::move(owned));
   if (sequence.request.prompt_logprobs && !sequence.scores_prompt()) {
@@ -363,11 +381,15 @@ LoopEngine::Tenant& LoopEngine::tenant_of(const TenantId& id) {
 PlannerLimits LoopEngine::planner_limits(PressureLevel level) const {
   const std::uint32_t divisor = level >= PressureLevel::orange ? 2 : 1;
   const auto cap = [&](std::uint32_t limit) { return std::max(1U, limit / divisor); };
-  return {.tokens = cap(config_.limits.tokens),
-          .sequences = cap(config_.limits.sequences),
-          .logit_rows = config_.limits.logit_rows,
-          .chunk_tokens = cap(config_.chunk_tokens),
-          .admits = level < PressureLevel::red};
+  PlannerLimits limits{.tokens = cap(config_.limits.tokens),
+                       .sequences = cap(config_.limits.sequences),
+                       .logit_rows = config_.limits.logit_rows,
+                       .chunk_tokens = cap(config_.chunk_tokens),
+                       .admits = level < PressureLevel::red};
+  for (std::size_t c = 0; c < capacity_classes; ++c) {
+    limits.headroom[c] = static_cast<std::uint32_t>(config_.headroom[c] * pool_.capacity());
+  }
+  return limits;
 }
 
 void LoopEngine::apply_pressure(const PressureOrder& order) {
@@ -518,9 +540,11 @@ bool LoopEngine::step() {
     block_cap_ = std::max(block_cap_, std::min(oldest, pool_.capacity()));
   }
   const bool tight = [&] {
-    std::int64_t wanted = 0;
+    std::int64_t wanted = kept_blocks_;
     for (const PlannerSequence& view : views_) {
-      wanted += std::int64_t{pool_.layout().blocks_for(view.target)} + 1 - view.blocks;
+      const std::uint32_t blocks =
+          std::max(view.reserve, pool_.layout().blocks_for(view.target) + 1);
+      wanted += std::int64_t{blocks} - std::min(blocks, view.blocks);
     }
     return wanted > room();
   }();
@@ -727,7 +751,13 @@ void LoopEngine::finish(Sequence& sequence, FinishReason reason, std::optional<E
   last.usage = {sequence.prompt_tokens, sequence.cached,
                 static_cast<std::uint32_t>(sequence.generated().size()), sequence.preemptions};
   if (reason == FinishReason::cancelled) ++counters_.cancelled_total;
-  if (reason == FinishReason::stop || reason == FinishReason::length) ++counters_.finished_total;
+  if (reason == FinishReason::stop || reason == FinishReason::length) {
+    ++counters_.finished_total;
+    if (sequence.request.max_new_tokens > 0) {
+      tenants_.at(sequence.request.tenant).lengths.add(last.usage.generated_tokens);
+      lengths_.add(last.usage.generated_tokens);
+    }
+  }
   keep_prefix(sequence);
   release_blocks(sequence);
   sequence.done = true;

@@ -3,6 +3,7 @@
 // bounded queue; nothing inside a step takes a lock that is held across work.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -15,6 +16,7 @@
 #include "engine/base/boxed.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
+#include "engine/batching/planner.h"
 #include "engine/memory/ledger.h"
 #include "engine/models/model.h"
 #include "engine/sampling/sampler.h"
@@ -57,6 +59,10 @@ struct EngineConfig {
   std::uint32_t queue_length = 256;              // sequences waiting to start
   std::chrono::milliseconds queue_time{30'000};  // a sequence that waited longer is refused
   std::uint32_t tenant_sequences = 64;           // waiting and running, of one tenant
+  // Of the KV pool, kept free for each capacity class: shares.
+  std::array<double, capacity_classes> headroom{};
+  // A sequence that may become this long is of the class long_context, whatever it says.
+  std::uint32_t long_context_tokens = ~0U;
   bool prefix_sharing = true;
   std::function<void(const Shed&)> on_shed;  // on any thread; must not block
 };
@@ -77,6 +83,10 @@ struct SequenceRequest {
   bool prompt_logprobs = false;       // score the prompt's tokens too
   std::uint32_t credit = ~0U;         // tokens that may be emitted before add_credit()
   double weight = 1.0;                // of the tenant next to others; over 0
+  CapacityClass capacity_class = CapacityClass::low_latency;
+  // Reserves its worst case before it starts; others what sequences like it came to need.
+  bool worst_case = false;
+  std::uint64_t guaranteed_bytes = 0;  // of KV, that its tenant has here whatever others do
   // Of the KV in the prefix tree, what this tenant may have put there; the last given counts.
   std::uint64_t cache_bytes = ~std::uint64_t{0};
   std::optional<std::chrono::steady_clock::time_point> deadline;

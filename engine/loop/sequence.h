@@ -50,8 +50,9 @@ struct Sequence {
   std::vector<SampledToken> scores;  // of the prompt, if asked for, until they are sent
   std::uint32_t scored = 0;          // prompt tokens
 
-  std::uint32_t tenant = 0;  // the planner's index
-  std::uint64_t order = 0;   // of arrival
+  std::uint32_t tenant = 0;   // the planner's index
+  std::uint32_t reserve = 0;  // blocks that it is expected to hold at its end
+  std::uint64_t order = 0;    // of arrival
   Clock::time_point submitted;
   bool started = false;  // has been scheduled once
   bool running = false;  // holds blocks
@@ -83,6 +84,8 @@ struct Sequence {
     PlannerSequence view;
     view.tenant = tenant;
     view.order = order;
+    view.capacity_class = request.capacity_class;
+    view.reserve = reserve;
     view.state = running ? (out_of_credit() ? PlannerSequence::State::paused
                                             : PlannerSequence::State::running)
                          : PlannerSequence::State::waiting;

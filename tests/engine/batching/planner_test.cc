@@ -48,14 +48,18 @@ class PlannerTest : public testing::Test {
  protected:
   // Of `capacity` blocks, those that no sequence holds are available.
   const StepPlan& plan(const std::vector<PlannerSequence>& sequences, std::uint32_t capacity) {
-    sequences_ = sequences;
     std::uint32_t held = 0;
-    for (const auto& s : sequences_) {
-      planner_.activate(s.tenant, s.tenant < weights_.size() ? weights_[s.tenant] : 1.0);
-      held += s.blocks;
-    }
+    for (const auto& s : set(sequences)) held += s.blocks;
     EXPECT_LE(held, capacity);
     return planner_.plan(sequences_, capacity - held, capacity);
+  }
+  const std::vector<PlannerSequence>& set(const std::vector<PlannerSequence>& sequences) {
+    sequences_ = sequences;
+    for (const auto& s : sequences_) {
+      planner_.activate(s.tenant, s.tenant < weights_.size() ? weights_[s.tenant] : 1.0,
+                        s.tenant < guaranteed_.size() ? guaranteed_[s.tenant] : 0);
+    }
+    return sequences_;
   }
   static std::vector<std::pair<std::uint32_t, std::uint32_t>> tokens(const StepPlan& plan) {
     std::vector<std::pair<std::uint32_t, std::uint32_t>> result;
@@ -66,10 +70,76 @@ class PlannerTest : public testing::Test {
   Planner planner_{{.tokens = 64, .sequences = 4, .logit_rows = 4, .chunk_tokens = 32},
                    block_tokens};
   std::vector<PlannerSequence> sequences_;
-  std::vector<double> weights_;  // of tenants; 1 of others
+  std::vector<double> weights_;            // of tenants; 1 of others
+  std::vector<std::uint32_t> guaranteed_;  // of tenants, blocks; 0 of others
 };
 
 using Pair = std::pair<std::uint32_t, std::uint32_t>;
+
+// Of what it will take, not only of what it takes now.
+PlannerSequence reserving(PlannerSequence s, std::uint32_t blocks) {
+  s.reserve = blocks;
+  return s;
+}
+PlannerSequence of_class(PlannerSequence s, CapacityClass c) {
+  s.capacity_class = c;
+  return s;
+}
+
+TEST_F(PlannerTest, StartsOnlyWhatFitsAtItsEndBesideWhatRuns) {
+  // 20 blocks: the running one holds 2 of the 10 it is expected to take.
+  const auto runs = reserving(decoding(0, 20), 10);
+  const auto fits = plan({runs, reserving(waiting(0, 16), 9)}, 20);
+  EXPECT_THAT(tokens(fits), ElementsAre(Pair{0, 1}, Pair{1, 16}));
+  const auto not_yet = plan({runs, reserving(waiting(0, 16), 10)}, 20);
+  EXPECT_THAT(tokens(not_yet), ElementsAre(Pair{0, 1}));
+  // What nobody could ever hold starts alone.
+  EXPECT_THAT(tokens(plan({reserving(waiting(0, 16), 30)}, 20)), ElementsAre(Pair{0, 16}));
+}
+
+TEST_F(PlannerTest, AClassLeavesTheOthersTheirHeadroom) {
+  auto limits = planner_.limits();
+  limits.headroom[static_cast<int>(CapacityClass::low_latency)] = 6;
+  planner_.set_limits(limits);
+  const auto batch = of_class(decoding(0, 16 * 10), CapacityClass::batch);  // 10 of 20 blocks
+  const auto more = of_class(waiting(0, 16 * 4), CapacityClass::batch);
+  const auto quick = waiting(1, 16 * 4);
+  // 10 are free, of which 6 are kept: four and the growth of one do not fit.
+  EXPECT_THAT(tokens(plan({batch, more}, 20)), ElementsAre(Pair{0, 1}));
+  // Whoever waits for its class does not hold up another.
+  EXPECT_THAT(tokens(plan({batch, more, quick}, 20)), ElementsAre(Pair{0, 1}, Pair{2, 32}));
+  // What the class holds itself is no longer kept.
+  const auto running = decoding(1, 16 * 4);
+  const auto small = of_class(waiting(0, 16 * 1), CapacityClass::batch);
+  EXPECT_THAT(tokens(plan({batch, running, small}, 20)),
+              ElementsAre(Pair{0, 1}, Pair{1, 1}, Pair{2, 16}));
+}
+
+TEST_F(PlannerTest, AGuaranteeIsKeptFreeAndNotTakenAway) {
+  guaranteed_ = {0, 8};
+  const auto greedy = decoding(0, 16 * 10);
+  const auto more = waiting(0, 16 * 3);
+  planner_.activate(1, 1.0, 8);
+  planner_.deactivate(1);
+  EXPECT_THAT(tokens(plan({greedy, more}, 20)), ElementsAre(Pair{0, 1})) << "2 are left, not 10";
+  // It holds more for its weight than the other, but no more than it has a right to.
+  const auto mine = decoding(1, 16 * 8 - 2);
+  weights_ = {4.0, 0.1};
+  const auto victim = planner_.shed_victim(set({greedy, decoding(0, 16 * 2), mine}), 10, false);
+  ASSERT_TRUE(victim);
+  EXPECT_EQ(victim->sequence, 1U);
+}
+
+TEST_F(PlannerTest, WhereNothingIsAdmittedAGuaranteeIs) {
+  guaranteed_ = {0, 8};
+  auto limits = planner_.limits();
+  limits.admits = false;
+  planner_.set_limits(limits);
+  const auto runs = decoding(0, 20);
+  EXPECT_THAT(tokens(plan({runs, waiting(0, 16), waiting(1, 16 * 8)}, 40)),
+              ElementsAre(Pair{0, 1}, Pair{2, 32}));
+  EXPECT_THAT(tokens(plan({runs, waiting(1, 16 * 9)}, 40)), ElementsAre(Pair{0, 1}));
+}
 
 TEST_F(PlannerTest, DecodesGoBeforePrefills) {
   const auto& result = plan({prefilling(0, 0, 100), decoding(0, 20), decoding(0, 40)}, 100);
