@@ -55,7 +55,10 @@ struct SubmitStream {
   // Of the tenant's prefix cache, this model's on one node; the router's to set. All ones: no
   // limit.
   std::uint64_t cache_bytes = ~std::uint64_t{0};
-  std::uint64_t kv_token_bytes = 0;  // that a token takes, for the tenant's quota
+  CapacityClass capacity_class = CapacityClass::low_latency;
+  bool worst_case = false;             // to be reserved; the router's to set, as is the next
+  std::uint64_t guaranteed_bytes = 0;  // of KV, of this model on one node
+  std::uint64_t kv_token_bytes = 0;    // that a token takes, for the tenant's quota
   std::vector<SequenceSpec> sequences;
 };
 
@@ -319,7 +322,7 @@ PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, 
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
                  x.max_new_tokens, x.stop_tokens, x.deadline_ms, x.weight, x.cache_bytes,
-                 x.kv_token_bytes, x.sequences)
+                 x.capacity_class, x.worst_case, x.guaranteed_bytes, x.kv_token_bytes, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

@@ -132,6 +132,9 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   config.queue_length = settings.queue_length;
   config.queue_time = settings.queue_time;
   config.tenant_sequences = settings.tenant_sequences;
+  config.headroom = {settings.low_latency_headroom / 100.0, settings.batch_headroom / 100.0,
+                     settings.long_context_headroom / 100.0};
+  config.long_context_tokens = settings.long_context_tokens;
   config.prefix_sharing = settings.prefix_sharing;
   if (on_shed_) {
     config.on_shed = [this, name = model.name](const Shed& shed) { on_shed_(name, shed); };

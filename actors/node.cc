@@ -89,6 +89,9 @@ struct NodeState {
         sequence.credit = spec.credit;
         sequence.weight = request.weight;
         sequence.cache_bytes = request.cache_bytes;
+        sequence.capacity_class = request.capacity_class;
+        sequence.worst_case = request.worst_case;
+        sequence.guaranteed_bytes = request.guaranteed_bytes;
         sequence.deadline = deadline;
         accepted = served->engine->submit(std::move(sequence));
       }

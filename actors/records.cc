@@ -210,6 +210,8 @@ void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   quota.setBurstSeconds(from.burst_seconds);
   quota.setSequences(from.sequences);
   quota.setKvBytes(from.kv_bytes);
+  quota.setGuaranteedBytes(from.guaranteed_bytes);
+  quota.setBurstBytes(from.burst_bytes);
   quota.setCacheBytes(from.cache_bytes);
   quota.setPromptTokens(from.prompt_tokens);
   quota.setGeneratedTokens(from.generated_tokens);
@@ -260,6 +262,8 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     out.quota.burst_seconds = quota.getBurstSeconds();
     out.quota.sequences = quota.getSequences();
     out.quota.kv_bytes = quota.getKvBytes();
+    out.quota.guaranteed_bytes = quota.getGuaranteedBytes();
+    out.quota.burst_bytes = quota.getBurstBytes();
     out.quota.cache_bytes = quota.getCacheBytes();
     out.quota.prompt_tokens = quota.getPromptTokens();
     out.quota.generated_tokens = quota.getGeneratedTokens();

@@ -183,8 +183,18 @@ struct RouterState {
     }
     const auto* tenant = core->quotas().find(stream.tenant);
     request.weight = tenant != nullptr ? cluster::weight_of(tenant->tier) : 1.0;
-    request.cache_bytes =
-        core->cache_share(stream.tenant, stream.model).value_or(~std::uint64_t{0});
+    request.cache_bytes = ~std::uint64_t{0};
+    if (tenant == nullptr) return stream;
+    const auto& quota = tenant->quota;
+    const auto part = core->node_share(*tenant, stream.model);
+    if (quota.cache_bytes > 0) {
+      request.cache_bytes =
+          static_cast<std::uint64_t>(part * static_cast<double>(quota.cache_bytes));
+    }
+    request.guaranteed_bytes =
+        static_cast<std::uint64_t>(part * static_cast<double>(quota.guaranteed_bytes));
+    request.worst_case = tenant->tier == cluster::Tier::guaranteed;
+    if (tenant->tier == cluster::Tier::best_effort) request.capacity_class = CapacityClass::batch;
     return stream;
   }
 
@@ -345,6 +355,7 @@ struct RouterState {
     const auto it = core->nodes().find(report.node);
     if (it == core->nodes().end() || it->second.epoch != report.epoch) return;
     cluster::Beat beat;
+    beat.pressure = static_cast<cluster::Level>(report.pressure);
     for (const auto& [model, stats] : report.models) {
       beat.steps += stats.steps_total;
       beat.sequences += stats.waiting + stats.running;

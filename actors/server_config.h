@@ -57,6 +57,11 @@ struct EngineSettings {
   std::uint32_t queue_length = 256;
   std::uint32_t tenant_sequences = 128;  // waiting and running of one tenant, from all routers
   std::chrono::milliseconds queue_time{30'000};
+  // Of the KV memory, kept free for each class of work: percent.
+  std::uint32_t low_latency_headroom = 10;
+  std::uint32_t batch_headroom = 0;
+  std::uint32_t long_context_headroom = 0;
+  std::uint32_t long_context_tokens = 4096;  // from so many on, a sequence is of that class
   std::uint32_t block_tokens = 16;
   KvType kv_type = KvType::f16;
   std::uint64_t kv_bytes = 512_MiB;  // of each causal model

@@ -208,6 +208,9 @@ void write(schema::Submit::Builder out, const SubmitStream& in) {
   out.setDeadlineMs(in.deadline_ms);
   out.setWeight(in.weight);
   out.setCacheBytes(in.cache_bytes);
+  out.setCapacityClass(static_cast<std::uint8_t>(in.capacity_class));
+  out.setWorstCase(in.worst_case);
+  out.setGuaranteedBytes(in.guaranteed_bytes);
   out.setEndpoint(static_cast<std::uint8_t>(in.endpoint));
   auto sequences = out.initSequences(in.sequences.size());
   for (unsigned i = 0; i < sequences.size(); ++i) {
@@ -246,6 +249,11 @@ Result<Message> read(schema::Submit::Reader in) {
   out.deadline_ms = in.getDeadlineMs();
   out.weight = in.getWeight();
   out.cache_bytes = in.getCacheBytes();
+  if (in.getCapacityClass() < capacity_classes) {
+    out.capacity_class = static_cast<CapacityClass>(in.getCapacityClass());
+  }
+  out.worst_case = in.getWorstCase();
+  out.guaranteed_bytes = in.getGuaranteedBytes();
   if (in.getEndpoint() < endpoint_count) out.endpoint = static_cast<Endpoint>(in.getEndpoint());
   for (const auto from : in.getSequences()) {
     out.sequences.push_back({RequestId(from.getRun()), from.getSeed(), numbers(from.getResumed()),

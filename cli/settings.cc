@@ -269,6 +269,17 @@ std::vector<Setting> make_settings() {
                       FIELD(server.engine.queue_length), 1, 1'000'000));
   add(time_setting("engine.queue_time", "longest wait before a sequence is refused",
                    FIELD(server.engine.queue_time)));
+  add(integer_setting("engine.low_latency_headroom",
+                      "percent of KV memory that batch and long-context work leaves free",
+                      FIELD(server.engine.low_latency_headroom), 0, 90));
+  add(integer_setting("engine.batch_headroom",
+                      "percent of KV memory kept for tenants of tier best-effort",
+                      FIELD(server.engine.batch_headroom), 0, 90));
+  add(integer_setting("engine.long_context_headroom",
+                      "percent of KV memory kept for long sequences",
+                      FIELD(server.engine.long_context_headroom), 0, 90));
+  add(integer_setting("engine.long_context_tokens", "from so many on a sequence is long",
+                      FIELD(server.engine.long_context_tokens), 16, 1 << 20));
   add(integer_setting("engine.block_tokens", "tokens in a KV block",
                       FIELD(server.engine.block_tokens), 16, 256));
   add(choice_setting(

@@ -77,6 +77,8 @@ Quota read(schema::Quota::Reader in) {
           in.getBurstSeconds(),
           in.getSequences(),
           in.getKvBytes(),
+          in.getGuaranteedBytes(),
+          in.getBurstBytes(),
           in.getCacheBytes(),
           in.getPromptTokens(),
           in.getGeneratedTokens(),
@@ -90,6 +92,8 @@ void write(const Quota& in, schema::Quota::Builder out) {
   out.setBurstSeconds(in.burst_seconds);
   out.setSequences(in.sequences);
   out.setKvBytes(in.kv_bytes);
+  out.setGuaranteedBytes(in.guaranteed_bytes);
+  out.setBurstBytes(in.burst_bytes);
   out.setCacheBytes(in.cache_bytes);
   out.setPromptTokens(in.prompt_tokens);
   out.setGeneratedTokens(in.generated_tokens);

@@ -71,6 +71,8 @@ struct Quota {
   double burst_seconds = 6;      // of each rate may come at once
   std::uint32_t sequences = 64;  // waiting and running; never 0
   std::uint64_t kv_bytes = 0;
+  std::uint64_t guaranteed_bytes = 0;  // of KV, kept for it whatever others do
+  std::uint64_t burst_bytes = 0;       // of KV, over kv_bytes while no node is short of memory
   std::uint64_t cache_bytes = 0;
   std::uint32_t prompt_tokens = 0;       // of one request
   std::uint32_t generated_tokens = 0;    // of one sequence

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "cluster/pressure.h"
 #include "cluster/quota.h"  // Time
 
 namespace plimsoll::cluster {
@@ -31,6 +32,7 @@ struct Beat {
   std::uint32_t sequences = 0;  // that it holds
   std::uint32_t waiting = 0;    // of them, not started yet
   double round_trip_s = 0;      // of the last probe; 0 if not known
+  Level pressure = Level::green;
 };
 
 class Health {

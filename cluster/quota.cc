@@ -158,13 +158,15 @@ Decision Quotas::decide(State& state, const Ask& ask, Time now) {
   }
 
   // What is refused below is asked for all the same, and a larger share may be the answer.
+  const auto kv_limit =
+      quota.kv_bytes + (quota.kv_bytes > 0 && ask.may_burst ? quota.burst_bytes : 0);
   struct Cap {
     Verdict verdict;
     double limit, held, asked;
   };
   const Cap caps[] = {{Verdict::sequences, static_cast<double>(quota.sequences),
                        static_cast<double>(state.sequences), static_cast<double>(ask.sequences)},
-                      {Verdict::kv_bytes, static_cast<double>(quota.kv_bytes),
+                      {Verdict::kv_bytes, static_cast<double>(kv_limit),
                        static_cast<double>(state.kv_bytes), static_cast<double>(ask.kv_bytes)}};
   struct Rate {
     Verdict verdict;

@@ -32,6 +32,7 @@ struct Ask {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
   std::uint64_t kv_bytes = 0;          // at its peak, of all sequences; 0 if not known
+  bool may_burst = false;              // into burst_bytes: no node is short of memory
 };
 
 enum class Verdict : std::uint8_t {

@@ -48,6 +48,7 @@ void Router::beat(const std::string& node, std::uint64_t epoch, const Beat& beat
   if (it == nodes_.end() || it->second.epoch != epoch) return;
   it->second.reported_load = beat.sequences;
   it->second.reported_waiting = beat.waiting;
+  it->second.pressure = beat.pressure;
   health_.beat(node, beat, now);
 }
 
@@ -158,20 +159,17 @@ std::vector<std::string> Router::home(const std::string& tenant, const std::stri
   return names;
 }
 
-std::optional<std::uint64_t> Router::cache_share(const std::string& name,
-                                                 const std::string& model) const {
-  const Tenant* tenant = quotas_.find(name);
-  if (tenant == nullptr || tenant->quota.cache_bytes == 0) return std::nullopt;
+double Router::node_share(const Tenant& tenant, const std::string& model) const {
   std::set<std::string_view> models{model};
   for (const auto& [node, state] : nodes_) {
     for (const auto& each : state.models) {
-      const auto& allowed = tenant->quota.models;
+      const auto& allowed = tenant.quota.models;
       if (allowed.empty() || std::ranges::find(allowed, each) != allowed.end()) models.insert(each);
     }
   }
   const auto nodes = candidates(model, nullptr, {}).size();
-  const auto homes = std::max<std::size_t>(1, home_of(name, nodes));
-  return tenant->quota.cache_bytes / (homes * models.size());
+  const auto homes = std::max<std::size_t>(1, home_of(tenant.name, nodes));
+  return 1.0 / static_cast<double>(homes * models.size());
 }
 
 std::map<std::string, Usage> Router::take_usage() { return std::exchange(usage_, {}); }
@@ -237,10 +235,12 @@ Router::Submitted Router::submit(NewStream&& request, Time now, Actions& actions
   }
   const std::uint64_t kv_bytes =
       request.kv_token_bytes * (request.prompt_tokens + request.generated_tokens);
-  out.decision = quotas_.admit(
-      request.tenant,
-      {request.model, count, request.prompt_tokens, request.generated_tokens, kv_bytes * count},
-      now);
+  const bool may_burst = std::ranges::all_of(
+      nodes_, [](const auto& entry) { return entry.second.pressure == Level::green; });
+  out.decision = quotas_.admit(request.tenant,
+                               {request.model, count, request.prompt_tokens,
+                                request.generated_tokens, kv_bytes * count, may_burst},
+                               now);
   if (out.decision.verdict != Verdict::admitted) {
     if (out.decision.verdict != Verdict::unknown_tenant) {
       ++usage_[request.tenant].rejections[reason_of(out.decision.verdict)];

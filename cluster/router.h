@@ -143,9 +143,10 @@ class Router {
     double weight = 1;
     std::vector<std::string> models;
     std::set<RunId> runs;  // ordered: the same seed gives the same simulation
-    std::map<std::string, std::uint32_t> tenants;    // runs of each
-    std::uint32_t reported_load = 0;                 // sequences of all routers
-    std::uint32_t reported_waiting = 0;              // of them, not started yet
+    std::map<std::string, std::uint32_t> tenants;  // runs of each
+    std::uint32_t reported_load = 0;               // sequences of all routers
+    std::uint32_t reported_waiting = 0;            // of them, not started yet
+    Level pressure = Level::green;
     Time drain_at{0};                                // while it drains: when what is left moves
     std::uint64_t tokens = 0;                        // that it emitted to this router
     std::uint32_t finished = 0, moved = 0, cut = 0;  // since it drains
@@ -162,10 +163,9 @@ class Router {
   void remove_tenant(const std::string& name);
   // Its nodes for a model (empty: whatever the model), best first.
   std::vector<std::string> home(const std::string& tenant, const std::string& model = {}) const;
-  // Of its quota's cache_bytes, the part of one model on one node: the nodes of its home set and
-  // the models that it may use share alike. Nothing: there is no limit.
-  std::optional<std::uint64_t> cache_share(const std::string& tenant,
-                                           const std::string& model) const;
+  // Of what is its by the byte, the part of one model on one node: the nodes of its home set and
+  // the models that it may use share alike. Over 0, at most 1.
+  double node_share(const Tenant& tenant, const std::string& model) const;
   // What was used since the last call.
   std::map<std::string, Usage> take_usage();
   // Since it was last asked, as they came: tokens, by model and tenant.

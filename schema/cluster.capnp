@@ -129,6 +129,12 @@ struct Submit {
   # Of the KV in this model's prefix tree, what the tenant may have put there.
   endpoint @10 :UInt8;
   # That it came by: 1 chat completions, 2 completions. For the node's ledger.
+  capacityClass @11 :UInt8;
+  # 0 low latency, 1 batch, 2 long context: whose headroom it may take.
+  worstCase @12 :Bool;
+  # It starts only where its longest generation fits.
+  guaranteedBytes @13 :UInt64;
+  # Of KV, that the tenant has on this node for this model whatever others do.
 }
 
 struct Sampling {

@@ -204,6 +204,10 @@ struct Quota {
   deadlineMs @9 :UInt32;
   models @10 :List(Text);
   # Empty: all.
+  guaranteedBytes @11 :UInt64;
+  # Of KV, kept for it whatever others do. 0: none.
+  burstBytes @12 :UInt64;
+  # Of KV, over kvBytes, while no node is short of memory. 0: none.
 }
 
 struct Tenant {

@@ -50,6 +50,9 @@ struct TenantRecord {
     deadlineMs @9 :UInt32;
     models @10 :List(Text);
     # Allowed; empty: all.
+    guaranteedBytes @11 :UInt64;
+    burstBytes @12 :UInt64;
+    # 0: none.
   }
 }
 

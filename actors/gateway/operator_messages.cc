@@ -64,6 +64,8 @@ void write(const cluster::Quota& quota, schema::Quota::Builder out) {
   out.setBurstSeconds(quota.burst_seconds);
   out.setSequences(quota.sequences);
   out.setKvBytes(quota.kv_bytes);
+  out.setGuaranteedBytes(quota.guaranteed_bytes);
+  out.setBurstBytes(quota.burst_bytes);
   out.setCacheBytes(quota.cache_bytes);
   out.setPromptTokens(quota.prompt_tokens);
   out.setGeneratedTokens(quota.generated_tokens);
@@ -230,6 +232,8 @@ Result<cluster::Quota> read(schema::Quota::Reader in) {
   out.burst_seconds = in.getBurstSeconds();
   out.sequences = in.getSequences();
   out.kv_bytes = in.getKvBytes();
+  out.guaranteed_bytes = in.getGuaranteedBytes();
+  out.burst_bytes = in.getBurstBytes();
   out.cache_bytes = in.getCacheBytes();
   out.prompt_tokens = in.getPromptTokens();
   out.generated_tokens = in.getGeneratedTokens();

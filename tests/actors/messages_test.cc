@@ -58,6 +58,8 @@ TEST(Messages, SubmissionsSurviveTheWire) {
   in.deadline_ms = 5000;
   in.weight = 4;
   in.cache_bytes = 1 << 20;
+  in.capacity_class = CapacityClass::batch;
+  in.guaranteed_bytes = 5 << 20;
   in.sequences = {{RequestId(1), ~0ULL, {8, 9}, 16, true}};
   const auto out = through_the_wire(in);
   EXPECT_EQ(out.tenant, in.tenant);
@@ -67,6 +69,8 @@ TEST(Messages, SubmissionsSurviveTheWire) {
   EXPECT_EQ(out.sampling.top_logprobs, -1);
   EXPECT_EQ(out.weight, 4);
   EXPECT_EQ(out.cache_bytes, 1U << 20);
+  EXPECT_EQ(out.capacity_class, CapacityClass::batch);
+  EXPECT_EQ(out.guaranteed_bytes, 5U << 20);
   ASSERT_EQ(out.sequences.size(), 1U);
   EXPECT_EQ(out.sequences[0].seed, ~0ULL);
   EXPECT_EQ(out.sequences[0].resumed, in.sequences[0].resumed);

@@ -311,7 +311,12 @@ TEST_F(Cluster, NodesComeInWithATokenOnceAndBackWithTheirSecret) {
 TEST_F(Cluster, ARouterThatIsStartedAgainKnowsWhatItKnew) {
   start_router();
   start_node("node-1", token());
-  ASSERT_TRUE(wait_until([&] { return state_of("node-1") == "ready"; }));
+  // Its models come with its first report.
+  const auto serves = [&] {
+    const auto nodes = router_->frontend().status().nodes;
+    return nodes.size() == 1 && nodes[0].state == "ready" && !nodes[0].models.empty();
+  };
+  ASSERT_TRUE(wait_until(serves));
   cluster::Tenant acme;
   acme.name = "acme";
   acme.tier = cluster::Tier::guaranteed;
@@ -347,8 +352,7 @@ TEST_F(Cluster, ARouterThatIsStartedAgainKnowsWhatItKnew) {
   EXPECT_EQ(usage->at("acme").generated_tokens, 7U);
   EXPECT_TRUE(wait_until([&] { return state_of("node-1") == "cordoned"; }));
   ASSERT_TRUE(calls().cordon("node-1", false));
-  // Its models come with its first report.
-  ASSERT_TRUE(wait_until([&] { return !router_->frontend().models().empty(); }));
+  ASSERT_TRUE(wait_until(serves));
   EXPECT_TRUE(ask());
   EXPECT_EQ(calls().usage()->at("acme").requests, 2U);
 }

@@ -35,6 +35,9 @@ TEST(Wire, Submissions) {
   in.deadline_ms = 5000;
   in.weight = 4;
   in.cache_bytes = 1 << 20;
+  in.capacity_class = CapacityClass::batch;
+  in.worst_case = true;
+  in.guaranteed_bytes = 5 << 20;
   in.endpoint = Endpoint::chat_completions;
   in.sequences = {{RequestId(~0ULL), ~0ULL - 1, {8, 9}, 16, true}, {RequestId(2), 3, {}, 0, false}};
   const auto out = through(in);
@@ -54,6 +57,9 @@ TEST(Wire, Submissions) {
   EXPECT_EQ(out.deadline_ms, 5000U);
   EXPECT_EQ(out.weight, 4);
   EXPECT_EQ(out.cache_bytes, 1U << 20);
+  EXPECT_EQ(out.capacity_class, CapacityClass::batch);
+  EXPECT_TRUE(out.worst_case);
+  EXPECT_EQ(out.guaranteed_bytes, 5U << 20);
   EXPECT_EQ(out.endpoint, Endpoint::chat_completions);
   ASSERT_EQ(out.sequences.size(), 2U);
   EXPECT_EQ(out.sequences[0].id, RequestId(~0ULL));

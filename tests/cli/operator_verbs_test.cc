@@ -289,6 +289,10 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
                         "7",
                         "--kv-memory",
                         "2GiB",
+                        "--guaranteed-memory",
+                        "64MiB",
+                        "--burst-memory",
+                        "1GiB",
                         "--cache-memory",
                         "512MiB",
                         "--prompt-tokens",
@@ -304,8 +308,8 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
   expected.name = "t";
   expected.tier = cluster::Tier::best_effort;
   expected.is_operator = true;
-  expected.quota = {2.5,          1000, 200, 1.5,    7,         2ULL << 30,
-                    512ULL << 20, 4096, 256, 30'000, {"a", "b"}};
+  expected.quota = {2.5,        1000,         200,  1.5, 7,      2ULL << 30, 64ULL << 20,
+                    1ULL << 30, 512ULL << 20, 4096, 256, 30'000, {"a", "b"}};
   EXPECT_THAT(administration_.created, ElementsAre(expected));
 }
 
