@@ -175,6 +175,7 @@ struct ClusterStatus {
 struct Caller {
   TenantId tenant;
   bool is_operator = false;
+  bool has_guarantee = false;  // of memory: admitted though there is little
 };
 
 class Administration;

@@ -79,7 +79,8 @@ Result<Caller> ClusterFrontend::authenticate(std::string_view api_key) const {
   if (access_.directory != nullptr && !api_key.empty()) {
     const auto now_s = static_cast<std::uint64_t>(std::time(nullptr));
     if (const auto tenant = access_.directory->find_key(api_key, now_s)) {
-      return Caller{TenantId(tenant->name), tenant->is_operator};
+      return Caller{TenantId(tenant->name), tenant->is_operator,
+                    tenant->quota.guaranteed_bytes > 0};
     }
   }
   if (access_.open) return Caller{TenantId(local_tenant), true};

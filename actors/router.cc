@@ -14,6 +14,7 @@
 
 #include "actors/placements.h"
 #include "actors/router_errors.h"
+#include "cluster/prompt_shape.h"
 
 namespace plimsoll {
 namespace {
@@ -176,6 +177,7 @@ struct RouterState {
     stream.prefix = cluster::prefix_hashes(stream.tenant, stream.model, request.prompt);
     stream.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
     stream.generated_tokens = request.max_new_tokens;
+    stream.repeats = cluster::repeats_endlessly(request.prompt);
     stream.kv_token_bytes = request.kv_token_bytes;
     for (auto& spec : request.sequences) {
       stream.sequences.push_back({spec.id.get(), spec.credit, std::move(spec.resumed)});

@@ -34,6 +34,12 @@ Error refusal_error(const std::string& tenant, const cluster::Decision& decision
                    fmt::format("the prompt has {:.0f} tokens; tenant '{}' may send {:.0f}",
                                decision.asked, tenant, decision.limit))
           .with_reason(reason_of(decision.verdict));
+    case Verdict::prompt_repeats:
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("the prompt's {:.0f} tokens repeat the same few over and over: "
+                               "shorten it",
+                               decision.asked))
+          .with_reason(reason_of(decision.verdict));
     case Verdict::generation_cap:
       return Error(ErrorCode::invalid_argument,
                    fmt::format("up to {:.0f} tokens are asked for; tenant '{}' may have {:.0f}",

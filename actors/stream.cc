@@ -74,7 +74,7 @@ struct StreamState {
   void start() {
     if (open->refusal) return end(std::move(open->refusal));
     auto& board = open->services->board;
-    if (board.pressure() == PressureLevel::red) {
+    if (board.pressure() == PressureLevel::red && !open->caller.has_guarantee) {
       auto refused = board.event(cluster::EventKind::refuse, "this process is short of memory");
       refused.tenant = open->caller.tenant.get();
       board.events().add(std::move(refused));

@@ -64,12 +64,14 @@ Result<void> TextModel::check(const GenerateRequest& request) const {
   }
   if (request.stop.size() > RequestLimits::stop_strings) {
     return fail(bad("stop", fmt::format("{} stop strings; at most {} are allowed",
-                                        request.stop.size(), RequestLimits::stop_strings)));
+                                        request.stop.size(), RequestLimits::stop_strings))
+                    .with_reason("stop_list"));
   }
   for (const auto& stop : request.stop) {
     if (stop.empty() || stop.size() > RequestLimits::stop_bytes) {
       return fail(bad("stop", fmt::format("a stop string of {} bytes; it must have 1 to {}",
-                                          stop.size(), RequestLimits::stop_bytes)));
+                                          stop.size(), RequestLimits::stop_bytes))
+                      .with_reason("stop_list"));
     }
   }
   if (!is_name(request.id)) {

@@ -32,6 +32,7 @@ const char* reason_of(Verdict verdict) {
     case Verdict::suspended: return "tenant_suspended";
     case Verdict::model: return "tenant_model";
     case Verdict::prompt_length: return "tenant_prompt_length";
+    case Verdict::prompt_repeats: return "prompt_repeats";
     case Verdict::generation_cap: return "tenant_generation_cap";
     case Verdict::lease: return "tenant_lease";
     case Verdict::sequences: return "tenant_sequences";
@@ -152,6 +153,9 @@ Decision Quotas::decide(State& state, const Ask& ask, Time now) {
   };
   if (quota.prompt_tokens > 0 && ask.prompt_tokens > quota.prompt_tokens) {
     return over(Verdict::prompt_length, quota.prompt_tokens, ask.prompt_tokens);
+  }
+  if (ask.repeats && state.tenant.tier != Tier::guaranteed) {
+    return over(Verdict::prompt_repeats, 0, ask.prompt_tokens);
   }
   if (quota.generated_tokens > 0 && ask.generated_tokens > quota.generated_tokens) {
     return over(Verdict::generation_cap, quota.generated_tokens, ask.generated_tokens);

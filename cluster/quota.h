@@ -32,6 +32,7 @@ struct Ask {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
   std::uint64_t kv_bytes = 0;          // at its peak, of all sequences; 0 if not known
+  bool repeats = false;                // its prompt, endlessly; see prompt_shape.h
   bool may_burst = false;              // into burst_bytes: no node is short of memory
 };
 
@@ -41,6 +42,7 @@ enum class Verdict : std::uint8_t {
   suspended,
   model,           // not among those allowed
   prompt_length,   // prompt_tokens over the quota of one request
+  prompt_repeats,  // endlessly; only the guaranteed tier may
   generation_cap,  // generated_tokens over the quota of one sequence
   lease,           // this router holds no share of the quota at present
   sequences,       // too many at once

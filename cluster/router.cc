@@ -237,10 +237,11 @@ Router::Submitted Router::submit(NewStream&& request, Time now, Actions& actions
       request.kv_token_bytes * (request.prompt_tokens + request.generated_tokens);
   const bool may_burst = std::ranges::all_of(
       nodes_, [](const auto& entry) { return entry.second.pressure == Level::green; });
-  out.decision = quotas_.admit(request.tenant,
-                               {request.model, count, request.prompt_tokens,
-                                request.generated_tokens, kv_bytes * count, may_burst},
-                               now);
+  out.decision =
+      quotas_.admit(request.tenant,
+                    {request.model, count, request.prompt_tokens, request.generated_tokens,
+                     kv_bytes * count, request.repeats, may_burst},
+                    now);
   if (out.decision.verdict != Verdict::admitted) {
     if (out.decision.verdict != Verdict::unknown_tenant) {
       ++usage_[request.tenant].rejections[reason_of(out.decision.verdict)];

@@ -47,6 +47,7 @@ struct NewStream {
   std::vector<std::uint64_t> prefix;  // prefix_hashes() of the prompt
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
+  bool repeats = false;                // its prompt, endlessly
   std::uint64_t kv_token_bytes = 0;
   Time deadline{0};
   std::vector<NewSequence> sequences;

@@ -394,7 +394,8 @@ std::int64_t Planner::spare_blocks() const {
   std::int64_t spare = available_;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
     const PlannerSequence& sequence = sequences_[i];
-    if (sequence.state != State::running || fates_[i].preempted) continue;
+    const bool runs = sequence.state == State::running || fates_[i].granted > 0;
+    if (!runs || fates_[i].preempted) continue;
     const std::int64_t held = std::int64_t{sequence.blocks} + fates_[i].granted;
     spare -= std::max<std::int64_t>(0, needed(sequence) - held);
   }

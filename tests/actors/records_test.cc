@@ -34,7 +34,8 @@ TEST(Records, ComeBackAsTheyWere) {
   EXPECT_EQ(decode_join_token(encode(token)).value(), token);
   const RouterEntry router{{"r1", "10.0.0.1:7000", "plimsoll 1", 3, 4.5}, 1ULL << 63};
   EXPECT_EQ(decode_router(encode(router)).value(), router);
-  const UsageByTenant usage{{"a", {1, 2, 3, 4, 5.5, 6.5, 7.5, {{"shed", 6}, {"tenant_rate", 7}}}}, {"b", {}}};
+  const UsageByTenant usage{{"a", {1, 2, 3, 4, 5.5, 6.5, 7.5, {{"shed", 6}, {"tenant_rate", 7}}}},
+                            {"b", {}}};
   EXPECT_EQ(decode_usage(encode(usage)).value(), usage);
   const cluster::QuotaLease lease{{{"r1", 0.25, 2, 1000}, {"r2", 0.75, 0, 2000}}};
   EXPECT_EQ(decode_quota_lease(encode(lease)).value(), lease);

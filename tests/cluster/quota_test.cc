@@ -44,6 +44,24 @@ TEST_F(QuotasTest, AsksWhoItIsAndWhatItIs) {
   EXPECT_EQ(verdict(0), Verdict::suspended);
 }
 
+TEST_F(QuotasTest, ABurstIsOverTheLimitAndOnlyWhereThereIsOne) {
+  set({.kv_bytes = 1000, .burst_bytes = 200});
+  EXPECT_EQ(verdict(0, {.kv_bytes = 1100}), Verdict::kv_bytes);
+  EXPECT_EQ(verdict(0, {.kv_bytes = 1201, .may_burst = true}), Verdict::kv_bytes);
+  EXPECT_EQ(verdict(0, {.kv_bytes = 1200, .may_burst = true}), Verdict::admitted);
+  set({.burst_bytes = 200});  // no limit stays no limit
+  EXPECT_EQ(verdict(0, {.kv_bytes = 5000, .may_burst = true}), Verdict::admitted);
+}
+
+TEST_F(QuotasTest, EndlessRepeatsAreForWhoPaysForThem) {
+  set({});
+  EXPECT_EQ(verdict(0, {.repeats = true}), Verdict::prompt_repeats);
+  auto paying = tenant({});
+  paying.tier = Tier::guaranteed;
+  quotas_.set_tenant(paying, Time(0));
+  EXPECT_EQ(verdict(0, {.repeats = true}), Verdict::admitted);
+}
+
 TEST_F(QuotasTest, CapsWhatIsHeldAtOnce) {
   set({.sequences = 4, .kv_bytes = 1000});
   EXPECT_EQ(verdict(0, {.sequences = 3, .kv_bytes = 600}), Verdict::admitted);

@@ -93,6 +93,9 @@ TEST_F(PlannerTest, StartsOnlyWhatFitsAtItsEndBesideWhatRuns) {
   EXPECT_THAT(tokens(fits), ElementsAre(Pair{0, 1}, Pair{1, 16}));
   const auto not_yet = plan({runs, reserving(waiting(0, 16), 10)}, 20);
   EXPECT_THAT(tokens(not_yet), ElementsAre(Pair{0, 1}));
+  // What starts in the same step counts too.
+  const auto two = plan({reserving(waiting(0, 16), 9), reserving(waiting(0, 16), 9)}, 18);
+  EXPECT_THAT(tokens(two), ElementsAre(Pair{0, 16}));
   // What nobody could ever hold starts alone.
   EXPECT_THAT(tokens(plan({reserving(waiting(0, 16), 30)}, 20)), ElementsAre(Pair{0, 16}));
 }

@@ -518,6 +518,54 @@ TEST(Engine, RedEndsNothingOfATenantThatIsAlone) {
   EXPECT_TRUE(refused.empty());
 }
 
+TEST(Engine, RedAdmitsWhatIsGuaranteedAndNothingElse) {
+  Sheds sheds;
+  EngineHarness harness(Crowd::config(sheds), 64);
+  harness.engine().set_pressure({PressureLevel::red, 0, "why"});
+  EXPECT_FALSE(harness.engine().submit(make_request(1, make_prompt(20, 1), 5)));
+  ASSERT_EQ(sheds.of(Shed::Kind::refuse).size(), 1U);
+  EXPECT_EQ(sheds.of(Shed::Kind::refuse)[0].tenant, TenantId{"alice"});
+  auto paid = make_request(2, make_prompt(20, 2), 5, "bob");
+  paid.guaranteed_bytes = 8 * harness.block_bytes();
+  ASSERT_TRUE(harness.engine().submit(paid));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(paid));
+}
+
+// Three that fit now and could not all fit at their end: the third waits, and nobody is preempted.
+TEST(Engine, TheWorstCaseIsReservedBeforeASequenceStarts) {
+  EngineHarness harness(small(), 64, slow());
+  std::vector<SequenceRequest> requests;
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    requests.push_back(make_request(id, make_prompt(20, id), 400));
+    requests.back().worst_case = true;
+    ASSERT_TRUE(harness.engine().submit(requests.back()));
+  }
+  EXPECT_TRUE(harness.wait_stats([](const auto& s) { return s.running == 2 && s.waiting == 1; }));
+  for (const auto& request : requests) {
+    EXPECT_EQ(harness.outcome(request.id.get()).tokens, alone(request));
+    EXPECT_EQ(harness.outcome(request.id.get()).usage.preemptions, 0U) << request.id.get();
+  }
+}
+
+// What a tenant's generations came to decides how many start together: here more than worst cases.
+TEST(Engine, WhatWasLearntOfLengthsLetsMoreStart) {
+  EngineHarness harness(small(), 64, slow());
+  std::uint64_t id = 0;
+  const auto short_one = [&] {
+    auto request = make_request(++id, make_prompt(20, id), 400);
+    request.stop_tokens = {};
+    for (TokenId token = 0; token < 50; token += 4) request.stop_tokens.push_back(token);
+    return request;
+  };
+  for (int i = 0; i < 20; ++i) {
+    const auto request = short_one();
+    ASSERT_TRUE(harness.engine().submit(request));
+    ASSERT_LT(harness.outcome(id).tokens.size(), 100U);
+  }
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(harness.engine().submit(endless(++id)));
+  EXPECT_TRUE(harness.wait_stats([](const auto& s) { return s.running == 4; }));
+}
+
 TEST(Engine, DrainFinishesWhatItHasAndTakesNothingNew) {
   EngineHarness harness(small(), 64);
   const auto request = make_request(1, make_prompt(10, 1), 100);
