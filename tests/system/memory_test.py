@@ -81,7 +81,9 @@ def mixed_load(server, round_number):
         return call(server, key, "/v1/chat/completions", body)
 
     def complete(key, number, words):
-        prompt = f"Ship {number}, voyage {round_number}. " + "The sea was calm that day. " * words
+        prompt = f"Ship {number}, voyage {round_number}. " + "".join(
+            f"Day {day}: the sea was calm. " for day in range(words)
+        )
         body = {"model": conftest.CHAT, "prompt": prompt, "max_tokens": 24}
         return call(server, key, "/v1/completions", body)
 

@@ -314,6 +314,12 @@ def test_a_stream_is_refused_with_a_status(client):
         assert error.value.body["message"]
 
 
+def test_a_prompt_of_endless_repeats_is_refused(client, model):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model=model, prompt="word " * 2000, max_tokens=1)
+    assert refused.value.code == "prompt_repeats"
+
+
 def test_a_prompt_beyond_the_context_is_refused(client, model):
     with pytest.raises(openai.APIStatusError) as error:
         client.completions.create(model=model, prompt="word " * 200_000, max_tokens=1)
