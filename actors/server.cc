@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "actors/cluster_administration.h"
+#include "actors/fault_hooks.h"
 #include "actors/frontend_impl.h"
 #include "actors/gateway/listen_address.h"
 #include "actors/governor.h"
@@ -75,6 +76,8 @@ struct Server::Impl {
   RouterActor router;
   RegistryActor registry;
   NodeActor node;
+  FaultHooks faults;
+  std::unique_ptr<Leak> leak;
   std::unique_ptr<Governor> governor;
   std::optional<Door> door;
   std::vector<LinkActor> links;
@@ -101,6 +104,9 @@ struct Server::Impl {
 
   // Errors end the process's start: what was started is taken down by ~Impl.
   Result<void> start(const LoadProgress& progress) {
+    auto hooks = read_fault_hooks();
+    if (!hooks) return fail(std::move(hooks.error()));
+    faults = *hooks;
     if (has_door() || !config.cluster.join.empty()) {
       auto enabled = enable_network(system_config, tls(), 3 * config.cluster.node_timeout);
       if (!enabled) return enabled;
@@ -268,6 +274,10 @@ struct Server::Impl {
     node_config.heartbeat = config.cluster.heartbeat;
     node_config.load = [this](const LoadModel& request) { return load_engine(request); };
     node = spawn_node(*system, std::move(node_config));
+    if (faults.leak_bytes_per_second > 0) {
+      leak = std::make_unique<Leak>(faults.leak_bytes_per_second);
+    }
+    if (!faults.governor) return;
     governor = std::make_unique<Governor>(
         GovernorConfig{.sample = process_sampler(config.memory_limit_bytes),
                        .anonymous = anonymous_sampler(ledger),

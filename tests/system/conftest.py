@@ -20,16 +20,21 @@ EMBED = "all-minilm-l6-v2"
 
 
 class Server:
-    """`plimsoll serve` on free loopback ports."""
+    """`plimsoll serve` on free loopback ports. `wrap` makes another command line of its own."""
 
-    def __init__(self, *options, models=(CHAT, EMBED)):
+    def __init__(self, *options, models=(CHAT, EMBED), wrap=None, environment=None):
         self.log = tempfile.NamedTemporaryFile("w+", suffix=".log")
         command = [BINARY, "serve", "--http-listen", "127.0.0.1:0", "--rpc-listen", "127.0.0.1:0"]
         for model in models:
             command += ["--model", model]
         start = time.monotonic()
+        command += options
         self.process = subprocess.Popen(
-            command + list(options), stdout=subprocess.PIPE, stderr=self.log, text=True
+            wrap(command) if wrap else command,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=environment,
         )
         welcome = ""
         for line in self.process.stdout:
