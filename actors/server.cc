@@ -25,6 +25,7 @@
 #include "actors/record_keeper.h"
 #include "actors/registry.h"
 #include "actors/router.h"
+#include "engine/memory/headroom.h"
 
 namespace plimsoll {
 namespace {
@@ -32,6 +33,7 @@ namespace {
 constexpr int scheduler_threads = 2;
 // What clients may have open at once, whoever they are; tenants have caps of their own.
 constexpr std::uint32_t most_requests = 4096;
+constexpr std::uint64_t least_request_bytes = 16_MiB;
 constexpr std::uint64_t most_request_bytes = 256_MiB;
 // A router that died keeps its name for a while.
 constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
@@ -39,6 +41,13 @@ constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
 constexpr std::size_t most_reported_rows = 256;
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
+
+// At most a sixteenth of the memory limit, but room for some large ones.
+std::uint64_t request_bytes_share(std::uint64_t process_limit_bytes) {
+  const auto scopes = read_memory_scopes(process_limit_bytes);
+  if (!scopes) return most_request_bytes;
+  return std::clamp(tightest_limit_bytes(*scopes) / 16, least_request_bytes, most_request_bytes);
+}
 
 std::string host_name() {
   std::array<char, 256> name{};
@@ -68,7 +77,7 @@ struct Server::Impl {
       [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
   Metrics metrics;
   History history{ledger};
-  OpenRequests open{most_requests, most_request_bytes};
+  OpenRequests open{most_requests, request_bytes_share(config.memory_limit_bytes)};
   std::string store;
   std::unique_ptr<Directory> directory;
   ActorSystemConfig system_config{scheduler_threads};

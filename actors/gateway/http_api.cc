@@ -129,10 +129,18 @@ HttpResponse json_response(std::string body) {
 
 // The tree that the parser builds is gone when this returns, and the body with it.
 template <class Call>
-Result<Call> parse(HttpBody body, Account& account, Result<Call> (*parser)(std::string_view)) {
+Result<Call> parse(HttpBody body, HttpBudget& trees, Account& account,
+                   Result<Call> (*parser)(std::string_view)) {
   auto bytes = predict_parse_bytes(body.text);
   if (!bytes) return fail(bytes.error());
-  const Charge tree(account, *bytes);
+  if (*bytes > trees.limit()) {
+    return fail(ErrorCode::invalid_argument, "the body takes " + std::to_string(*bytes) +
+                                                 " bytes to parse, and this server has " +
+                                                 std::to_string(trees.limit()) +
+                                                 " for that: send fewer JSON values");
+  }
+  HttpLease tree(trees, account);
+  if (!tree.hold(*bytes)) return fail(overloaded("parsed bodies"));
   return parser(body.text);
 }
 
@@ -318,14 +326,14 @@ asio::awaitable<void> HttpApi::call(HttpConnection& connection, Endpoint endpoin
   }
   std::optional<Error> wrong;
   if (endpoint == Endpoint::embeddings) {
-    auto call = parse(std::move(*body), account, parse_embedding_call);
+    auto call = parse(std::move(*body), shared_.trees, account, parse_embedding_call);
     if (call) {
       co_await embed(connection, std::move(*caller), std::move(*call));
       co_return;
     }
     wrong = std::move(call.error());
   } else {
-    auto call = parse(std::move(*body), account,
+    auto call = parse(std::move(*body), shared_.trees, account,
                       endpoint == Endpoint::chat ? parse_chat_call : parse_completion_call);
     if (call) {
       co_await generate(connection, std::move(*caller), std::move(*call));

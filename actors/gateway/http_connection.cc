@@ -56,11 +56,15 @@ HttpResponse error_response(int status, const Error& error) {
   return response;
 }
 
+Error overloaded(const std::string& what) {
+  return Error(ErrorCode::resource_exhausted,
+               "the server holds as many bytes of " + what + " as it may")
+      .with_reason("overloaded")
+      .retry_after(1000);
+}
+
 HttpResponse overloaded_response(const std::string& what) {
-  return error_response(Error(ErrorCode::resource_exhausted,
-                              "the server holds as many bytes of " + what + " as it may")
-                            .with_reason("overloaded")
-                            .retry_after(1000));
+  return error_response(overloaded(what));
 }
 
 HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared,

@@ -46,6 +46,7 @@ class HttpHandler {
 class HttpBudget {
  public:
   explicit HttpBudget(std::uint64_t limit) : limit_(limit) {}
+  std::uint64_t limit() const { return limit_; }
   bool take(std::uint64_t bytes) {
     if (bytes_.fetch_add(bytes) + bytes <= limit_) return true;
     bytes_ -= bytes;
@@ -80,13 +81,25 @@ class HttpLease {
 
 // What all connections of a gateway share.
 struct HttpShared {
-  HttpShared(const HttpConfig& c, Ledger& l) : config(c), ledger(l), bodies(16 * c.body_bytes) {}
+  HttpShared(const HttpConfig& c, Ledger& l)
+      : config(c),
+        ledger(l),
+        bodies(std::min(16 * c.body_bytes, share(c))),
+        trees(share(c)),
+        answers(share(c)) {}
+  // Of all memory, since bodies come faster than a governor looks; enough for the largest one.
+  static std::uint64_t share(const HttpConfig& c) {
+    constexpr std::uint64_t most = 256_MiB;
+    if (c.memory_bytes == 0) return most;
+    return std::min(most, std::max(2 * c.body_bytes + 1_MiB, c.memory_bytes / 16));
+  }
 
   const HttpConfig config;
   Ledger& ledger;
   HttpHandler* handler = nullptr;
-  HttpBudget bodies;            // of requests
-  HttpBudget answers{256_MiB};  // that are sent in one piece
+  HttpBudget bodies;   // of requests
+  HttpBudget trees;    // that parsers make of bodies
+  HttpBudget answers;  // that are sent in one piece
   std::atomic<bool> stopping{false};
   std::atomic<std::uint32_t> connections{0};
   std::atomic<std::uint64_t> connections_refused_total{0};
@@ -117,6 +130,7 @@ struct HttpBody {
   HttpLease lease;
 };
 // All connections together hold as much as they may.
+Error overloaded(const std::string& what);
 HttpResponse overloaded_response(const std::string& what);
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {

@@ -100,6 +100,22 @@ TEST_F(HttpGatewayTest, SmallEndpoints) {
   EXPECT_TRUE(client.closed_within(2s));
 }
 
+TEST_F(HttpGatewayTest, OfLittleMemoryBodiesGetLittle) {
+  config_.body_bytes = 64 * 1024;
+  config_.memory_bytes = 8_MiB;
+  start();
+  std::string body = R"({"model":"fake","prompt":[1)";
+  for (int i = 0; i < 20'000; ++i) body += ",1";
+  const auto large = Client(port()).post(completion_path, body + "]}");
+  EXPECT_EQ(large.status, 400);
+  EXPECT_THAT(large.body, HasSubstr("send fewer JSON values"));
+  gateway_.reset();
+  config_.memory_bytes = 1024_MiB;
+  start();
+  EXPECT_EQ(Client(port()).post(completion_path, body + "]}").body.find("fewer JSON values"),
+            std::string::npos);
+}
+
 TEST_F(HttpGatewayTest, HeadAndOptions) {
   start();
   Client client(port());
