@@ -33,7 +33,7 @@ namespace {
 constexpr int scheduler_threads = 2;
 // What clients may have open at once, whoever they are; tenants have caps of their own.
 constexpr std::uint32_t most_requests = 4096;
-constexpr std::uint64_t least_request_bytes = 16_MiB;
+constexpr std::uint64_t least_request_bytes = 9_MiB;
 constexpr std::uint64_t most_request_bytes = 256_MiB;
 // A router that died keeps its name for a while.
 constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
@@ -42,11 +42,11 @@ constexpr std::size_t most_reported_rows = 256;
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
 
-// At most a sixteenth of the memory limit, but room for some large ones.
+// A small part of the memory limit, but room for one of the largest body that is usual.
 std::uint64_t request_bytes_share(std::uint64_t process_limit_bytes) {
   const auto scopes = read_memory_scopes(process_limit_bytes);
   if (!scopes) return most_request_bytes;
-  return std::clamp(tightest_limit_bytes(*scopes) / 16, least_request_bytes, most_request_bytes);
+  return std::clamp(tightest_limit_bytes(*scopes) / 32, least_request_bytes, most_request_bytes);
 }
 
 std::string host_name() {

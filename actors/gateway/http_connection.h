@@ -91,7 +91,7 @@ struct HttpShared {
   static std::uint64_t share(const HttpConfig& c) {
     constexpr std::uint64_t most = 256_MiB;
     if (c.memory_bytes == 0) return most;
-    return std::min(most, std::max(2 * c.body_bytes + 1_MiB, c.memory_bytes / 16));
+    return std::min(most, std::max(c.body_bytes + 1_MiB, c.memory_bytes / 32));
   }
 
   const HttpConfig config;
