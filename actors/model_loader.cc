@@ -131,6 +131,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   config.chunk_tokens = settings.chunk_tokens;
   config.queue_length = settings.queue_length;
   config.queue_time = settings.queue_time;
+  config.ttft_objective = settings.ttft_objective;
   config.tenant_sequences = settings.tenant_sequences;
   config.headroom = {settings.low_latency_headroom / 100.0, settings.batch_headroom / 100.0,
                      settings.long_context_headroom / 100.0};

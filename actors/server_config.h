@@ -58,6 +58,7 @@ struct EngineSettings {
   std::uint32_t queue_length = 256;
   std::uint32_t tenant_sequences = 128;  // waiting and running of one tenant, from all routers
   std::chrono::milliseconds queue_time{30'000};
+  std::chrono::milliseconds ttft_objective{10'000};  // to the first token
   // Of the KV memory, kept free for each class of work: percent.
   std::uint32_t low_latency_headroom = 10;
   std::uint32_t batch_headroom = 0;

@@ -267,6 +267,9 @@ std::vector<Setting> make_settings() {
                       FIELD(server.engine.chunk_tokens), 1, 65536));
   add(integer_setting("engine.queue_length", "sequences that may wait",
                       FIELD(server.engine.queue_length), 1, 1'000'000));
+  add(time_setting("engine.ttft_objective",
+                   "what would wait longer behind others for its first token is refused at once",
+                   FIELD(server.engine.ttft_objective)));
   add(time_setting("engine.queue_time", "longest wait before a sequence is refused",
                    FIELD(server.engine.queue_time)));
   add(integer_setting("engine.low_latency_headroom",

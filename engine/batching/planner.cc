@@ -2,9 +2,14 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <limits>
 
 namespace plimsoll {
+
+namespace {
+constexpr double no_limit = std::numeric_limits<double>::infinity();
+}  // namespace
 
 std::string_view to_string(CapacityClass of) {
   constexpr std::string_view names[] = {"low_latency", "batch", "long_context"};
@@ -37,7 +42,16 @@ void Planner::deactivate(std::uint32_t tenant) {
 void Planner::forget(std::uint32_t tenant) {
   assert(!tenants_[tenant].active);
   tenants_[tenant].served = 0;
+  tenants_[tenant].used = 0;
   tenants_[tenant].guaranteed = 0;
+}
+
+void Planner::pass(double seconds) {
+  const double kept = std::exp(-seconds / memory_seconds);
+  for (Tenant& tenant : tenants_) {
+    tenant.used *= kept;
+    if (tenant.used < 1e-6) tenant.used = 0;
+  }
 }
 
 PlannedChunk Planner::fit(const PlannerSequence& sequence, std::uint32_t tokens,
@@ -75,9 +89,13 @@ const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::u
   plan_.preempted.clear();
   plan_.chunks.clear();
   fates_.assign(sequences.size(), {});
+  planned_seconds_ = 0;
   read();
-  plan_decodes();
-  plan_prefills();
+  find_greedy();
+  seconds_left_ = no_limit;
+  plan_decodes(false);
+  plan_prefills(false);
+  plan_greedy();
   std::erase_if(plan_.chunks, [&](const auto& chunk) { return fates_[chunk.sequence].preempted; });
   if (plan_.chunks.empty()) plan_oldest();
   return plan_;
@@ -107,7 +125,7 @@ std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSeque
 
 void Planner::read() {
   for (Tenant& tenant : tenants_) {
-    tenant.planned = 0;
+    tenant.planned = tenant.wanted = 0;
     tenant.blocks = tenant.places = 0;
     tenant.decodes.clear();
     tenant.prefills.clear();
@@ -123,6 +141,8 @@ void Planner::read() {
     assert(tenant.active && sequence.computed < sequence.target);
     if (tenant.next == 0) weights_ += tenant.weight;
     tenant.next = 1;  // seen
+    const std::uint32_t end = std::max(sequence.target, sequence.reserve * block_tokens_);
+    tenant.wanted += cost_.added(sequence.computed, end - sequence.computed);
     tenant.blocks += sequence.blocks;
     class_of(sequence) += sequence.blocks;
     if (sequence.state == State::paused) continue;
@@ -138,17 +158,92 @@ void Planner::read() {
   }
 }
 
-void Planner::plan_decodes() {
+// Max-min fair shares by weight (water filling): from the least demanding on, whoever wants no more
+// than an equal part of what is left for its weight gets it.
+void Planner::find_greedy() {
+  by_demand_.clear();
+  double weights = 0;
+  for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
+    Tenant& tenant = tenants_[t];
+    tenant.greedy = false;
+    if (tenant.used == 0 && tenant.next == 0) continue;
+    by_demand_.push_back(t);
+    weights += tenant.weight;
+  }
+  if (!cost_.known() || by_demand_.size() < 2) return;
+  const auto demand = [&](std::uint32_t t) { return tenants_[t].used + tenants_[t].wanted; };
+  std::ranges::sort(by_demand_, {}, [&](std::uint32_t t) { return demand(t) / tenants_[t].weight; });
+  double left = usable_share * memory_seconds;
+  for (const std::uint32_t t : by_demand_) {
+    Tenant& tenant = tenants_[t];
+    tenant.greedy = demand(t) * weights > left * tenant.weight;
+    if (tenant.greedy) continue;  // so are all behind it
+    left -= demand(t);
+    weights -= tenant.weight;
+  }
+}
+
+void Planner::plan_greedy() {
+  double weights = 0, greedy_weights = 0, used = 0;
+  bool may_come = false;
+  for (const std::uint32_t t : by_demand_) {
+    const Tenant& tenant = tenants_[t];
+    weights += tenant.weight;
+    may_come |= !tenant.greedy;
+    if (!tenant.greedy) continue;
+    greedy_weights += tenant.weight;
+    used += tenant.used;
+  }
+  if (greedy_weights == 0) {
+    greedy_credit_ = 0;
+    return;
+  }
+  const bool beside = planned_seconds_ > 0;
+  if (!may_come) {
+    seconds_left_ = no_limit;
+  } else if (beside) {
+    double share = greedy_weights / weights;
+    if (used >= share * usable_share * memory_seconds) share = std::min(share, least_greedy_share);
+    // What is too little for a token is kept until it is enough.
+    seconds_left_ = greedy_credit_ + (cost_.base + planned_seconds_) * share / (1 - share);
+  } else {
+    seconds_left_ =
+        std::max(limits_.greedy_step_seconds / 2, limits_.greedy_step_seconds - cost_.base);
+  }
+  const std::size_t before = plan_.chunks.size();
+  // Either may use all the time there is: they take turns at being the first.
+  if (greedy_decodes_first_) plan_decodes(true);
+  plan_prefills(true);
+  if (!greedy_decodes_first_) plan_decodes(true);
+  if (plan_.chunks.size() > before) greedy_decodes_first_ = !greedy_decodes_first_ || !may_come;
+  greedy_credit_ = beside && may_come ? std::clamp(seconds_left_, 0.0, limits_.greedy_step_seconds) : 0;
+}
+
+// Of `tokens`, as many as there is time for.
+std::uint32_t Planner::affordable(const PlannerSequence& sequence, std::int64_t tokens) const {
+  tokens = std::max<std::int64_t>(0, tokens);
+  if (seconds_left_ == no_limit) return static_cast<std::uint32_t>(tokens);
+  return static_cast<std::uint32_t>(
+      std::min<std::int64_t>(tokens, cost_.tokens_within(seconds_left_, sequence.computed)));
+}
+
+void Planner::plan_decodes(bool greedy) {
   for (Tenant& tenant : tenants_) tenant.next = 0;
+  const std::uint32_t most = std::min({chunks_left_, tokens_left_, rows_left_});
   chosen_.clear();
   std::int64_t needed = 0;
-  while (chosen_.size() < places_cap_) {
-    const std::uint32_t t = least_served(&Tenant::decodes);
+  double seconds = 0;
+  while (chosen_.size() < most) {
+    const std::uint32_t t = least_served(&Tenant::decodes, greedy);
     if (t == nobody) break;
     Tenant& tenant = tenants_[t];
-    chosen_.push_back(tenant.decodes[tenant.next++]);
+    const std::uint32_t index = tenant.decodes[tenant.next];
+    seconds += cost_.added(sequences_[index].computed, 1);
+    if (seconds > seconds_left_ * (1 + 1e-9)) break;
+    ++tenant.next;
+    chosen_.push_back(index);
     tenant.planned += output_token_cost / tenant.weight;
-    needed += growth(chosen_.back(), 1);
+    needed += growth(index, 1);
   }
   while (needed > available_) {
     std::uint32_t index = find_victim(Victims::paused, nobody);
@@ -162,13 +257,13 @@ void Planner::plan_decodes() {
   }
 }
 
-void Planner::plan_prefills() {
+void Planner::plan_prefills(bool greedy) {
   for (Tenant& tenant : tenants_) tenant.next = 0;
   // Nobody is admitted past one of its class that does not fit: else the small would starve the
   // large.
   std::array<bool, capacity_classes> closed{};
   while (true) {
-    const std::uint32_t t = least_served(&Tenant::prefills);
+    const std::uint32_t t = least_served(&Tenant::prefills, greedy);
     if (t == nobody) break;
     Tenant& tenant = tenants_[t];
     const std::uint32_t index = tenant.prefills[tenant.next++];
@@ -186,7 +281,7 @@ void Planner::plan_prefills() {
         sequence.computed;
     const auto tokens = std::min<std::int64_t>(
         {room, std::int64_t{tokens_left_}, std::int64_t{limits_.chunk_tokens}});
-    PlannedChunk chunk = fit(sequence, static_cast<std::uint32_t>(tokens), rows_left_);
+    PlannedChunk chunk = fit(sequence, affordable(sequence, tokens), rows_left_);
     if (chunk.tokens == 0 || chunks_left_ == 0) continue;
     chunk.sequence = index;
     add_chunk(chunk, growth(index, chunk.tokens), prompt_token_cost);
@@ -201,7 +296,8 @@ bool Planner::admit(std::uint32_t index) {
   PlannedChunk chunk;
   if (make_room(index, needed(sequence)) && chunks_left_ > 0 &&
       (rows_left_ > 0 || !sequence.samples)) {
-    chunk = fit(sequence, std::min(tokens_left_, limits_.chunk_tokens), rows_left_);
+    const std::uint32_t tokens = std::min(tokens_left_, limits_.chunk_tokens);
+    chunk = fit(sequence, affordable(sequence, tokens), rows_left_);
   }
   if (chunk.tokens == 0) {
     while (plan_.preempted.size() > before) undo_preempt(plan_.preempted.back());
@@ -260,7 +356,8 @@ void Planner::plan_oldest() {
   std::uint32_t index = oldest_;
   if (index == nobody) {
     for (Tenant& tenant : tenants_) tenant.next = 0;
-    const std::uint32_t t = least_served(&Tenant::prefills);
+    std::uint32_t t = least_served(&Tenant::prefills, false);
+    if (t == nobody) t = least_served(&Tenant::prefills, true);
     if (t == nobody) return;
     index = tenants_[t].prefills.front();
   }
@@ -291,17 +388,18 @@ void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t 
   tokens_left_ -= chunk.tokens;
   rows_left_ -= chunk.logit_rows;
   available_ -= blocks;
+  spend(cost_.added(sequences_[chunk.sequence].computed, chunk.tokens));
   Tenant& tenant = tenants_[sequences_[chunk.sequence].tenant];
   tenant.blocks += blocks;
   class_of(sequences_[chunk.sequence]) += blocks;
   tenant.planned += static_cast<double>(chunk.tokens * token_cost) / tenant.weight;
 }
 
-std::uint32_t Planner::least_served(List list) const {
+std::uint32_t Planner::least_served(List list, bool greedy) const {
   std::uint32_t best = nobody;
   for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
     const Tenant& tenant = tenants_[t];
-    if (tenant.next >= (tenant.*list).size()) continue;
+    if (tenant.greedy != greedy || tenant.next >= (tenant.*list).size()) continue;
     if (best == nobody ||
         tenant.served + tenant.planned < tenants_[best].served + tenants_[best].planned) {
       best = t;
@@ -355,6 +453,7 @@ void Planner::preempt(std::uint32_t index) {
   chunks_left_ += fate.chunk.tokens > 0;
   tokens_left_ += fate.chunk.tokens;
   rows_left_ += fate.chunk.logit_rows;
+  spend(-cost_.added(sequence.computed, fate.chunk.tokens));
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks -= sequence.blocks + fate.granted;
   class_of(sequence) -= sequence.blocks + fate.granted;
@@ -374,6 +473,7 @@ void Planner::undo_preempt(std::uint32_t index) {
   chunks_left_ -= fate.chunk.tokens > 0;
   tokens_left_ -= fate.chunk.tokens;
   rows_left_ -= fate.chunk.logit_rows;
+  spend(cost_.added(sequence.computed, fate.chunk.tokens));
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks += sequence.blocks + fate.granted;
   class_of(sequence) += sequence.blocks + fate.granted;

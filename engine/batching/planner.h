@@ -13,6 +13,12 @@
 // So that this stays rare, a sequence starts only if what it and all that run are expected to hold
 // at their end fits, beside the headroom that is kept for other classes and for tenants with a
 // guarantee.
+//
+// A tenant that wants more time than its max-min fair share (what it had lately, and what its
+// sequences still want) is greedy. The others go first, and as long as one of them has work in a
+// step, the greedy ones together prolong it by no more than their weight, and by hardly anything
+// once they have had their share. While others may come at any moment, steps of greedy tenants
+// alone are short. So a flood costs its own tenant its latency, and nobody else.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +28,8 @@
 #include <span>
 #include <string_view>
 #include <vector>
+
+#include "engine/batching/step_cost.h"
 
 namespace plimsoll {
 
@@ -39,6 +47,8 @@ struct PlannerLimits {
   bool admits = true;
   // Blocks that are kept for each class: the others may not take them.
   std::array<std::uint32_t, capacity_classes> headroom{};
+  // Of a step of greedy tenants alone, while others may come.
+  double greedy_step_seconds = 0.02;
 };
 
 struct PlannerSequence {
@@ -95,6 +105,14 @@ class Planner {
   }
   double served(std::uint32_t tenant) const { return tenants_[tenant].served; }  // cost / weight
 
+  // What a step takes. As long as it is not known, nobody is greedy.
+  void set_cost(const StepCost& cost) { cost_ = cost; }
+  // Time has passed, in which a tenant's chunks added so many seconds to a step. What was long ago
+  // is forgotten.
+  void pass(double seconds);
+  void use(std::uint32_t tenant, double seconds) { tenants_[tenant].used += seconds; }
+  bool greedy(std::uint32_t tenant) const { return tenants_[tenant].greedy; }  // in the last plan
+
   // `sequences` are all there are, in order of arrival; their tenants are active. Each can fit into
   // `capacity` blocks alone. `available` blocks are free or can be made so at once. A waiting
   // sequence's chunk leaves room for all its blocks, since some of them may be found in the prefix
@@ -122,13 +140,23 @@ class Planner {
   using State = PlannerSequence::State;
   static constexpr std::uint32_t nobody = ~std::uint32_t{0};
 
+  // Over which use is remembered, and the part of that time that tenants can have: the rest is what
+  // steps take with nothing in them.
+  static constexpr double memory_seconds = 10;
+  static constexpr double usable_share = 0.8;
+  // Of a step, what greedy tenants that have had their share may add to it.
+  static constexpr double least_greedy_share = 0.05;
+
   struct Tenant {
     bool active = false;
     double weight = 1;
     std::uint32_t guaranteed = 0;  // blocks
     double served = 0;
+    double used = 0;  // seconds, of the last memory_seconds
     // Of the current plan:
     double planned = 0;
+    double wanted = 0;  // seconds, of all its sequences
+    bool greedy = false;
     std::uint32_t blocks = 0, places = 0;          // held
     std::vector<std::uint32_t> decodes, prefills;  // in order of arrival
     std::size_t next = 0;
@@ -142,8 +170,15 @@ class Planner {
   using List = std::vector<std::uint32_t> Tenant::*;
 
   void read();
-  void plan_decodes();
-  void plan_prefills();
+  void find_greedy();
+  void plan_greedy();
+  void plan_decodes(bool greedy);
+  void plan_prefills(bool greedy);
+  std::uint32_t affordable(const PlannerSequence& sequence, std::int64_t tokens) const;
+  void spend(double seconds) {
+    planned_seconds_ += seconds;
+    seconds_left_ -= seconds;
+  }
   void plan_oldest();
   bool admit(std::uint32_t index);
   bool make_room(std::uint32_t index, std::uint32_t blocks);
@@ -162,7 +197,7 @@ class Planner {
     return tenant.blocks > tenant.guaranteed && !within_share(tenant, tenant.blocks, capacity);
   }
   void add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost);
-  std::uint32_t least_served(List list) const;
+  std::uint32_t least_served(List list, bool greedy) const;
   enum class Victims : std::uint8_t { paused, over_blocks, over_places, any };
   std::uint32_t find_victim(Victims from, std::uint32_t for_tenant) const;
   void preempt(std::uint32_t index);
@@ -182,6 +217,9 @@ class Planner {
   std::uint32_t block_tokens_;
   std::vector<Tenant> tenants_;
   double last_served_ = 0;  // of the tenant that last became inactive
+  StepCost cost_;
+  double greedy_credit_ = 0;  // seconds
+  bool greedy_decodes_first_ = true;
 
   // Of the current plan:
   StepPlan plan_;
@@ -196,6 +234,9 @@ class Planner {
   std::int64_t available_ = 0;
   std::uint32_t places_cap_ = 0;
   std::uint32_t chunks_left_ = 0, tokens_left_ = 0, rows_left_ = 0;
+  double planned_seconds_ = 0;  // that all chunks add to the step
+  double seconds_left_ = 0;     // for those that are planned now
+  std::vector<std::uint32_t> by_demand_;  // tenants
 };
 
 }  // namespace plimsoll

@@ -66,14 +66,14 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
       if (owner.stats.blocks >= tenant_blocks) {
         const auto more = static_cast<std::uint32_t>(
             std::min<std::size_t>(blocks.size() - i, std::max(tenant_blocks, 1U)));
-        evict_from(&owner, owner.stats.blocks - tenant_blocks + more);
+        evict_from(owner, owner.stats.blocks - tenant_blocks + more);
       }
       if (owner.stats.blocks >= tenant_blocks || (size() >= limit_ && evict(1) == 0)) {
         --nodes_[node].children;
         break;
       }
       owner.account->charge(node_bytes());
-      ++owner.stats.blocks;
+      count_blocks(owner, 1);
       child = new_node();
       nodes_[child].parent = node;
       nodes_[child].block = blocks[i];
@@ -91,20 +91,47 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
   drop_empty_root(salt);
 }
 
-std::uint32_t PrefixTree::evict(std::uint32_t count) { return evict_from(nullptr, count); }
-
-std::uint32_t PrefixTree::evict_from(const Tenant* owner, std::uint32_t count) {
+std::uint32_t PrefixTree::evict(std::uint32_t count) {
   std::uint32_t dropped = 0;
-  for (Index index = oldest_; index != none && dropped < count;) {
-    const Index newer = nodes_[index].newer;
-    if ((owner == nullptr || nodes_[index].tenant == owner) && nodes_[index].children == 0 &&
-        pool_.references(nodes_[index].block) == 1) {
+  spent_.clear();  // those of whom nothing can go
+  const auto may_lose = [&](Tenant* holder) { return std::ranges::count(spent_, holder) == 0; };
+  while (dropped < count) {
+    const auto largest = std::ranges::find_if(holders_, may_lose);
+    if (largest == holders_.end()) break;
+    Tenant& owner = **largest;
+    const auto next = std::find_if(std::next(largest), holders_.end(), may_lose);
+    // Down to as much as the next one has.
+    const std::uint32_t level = next == holders_.end() ? 0 : (*next)->stats.blocks;
+    const std::uint32_t wanted = std::min(count - dropped, owner.stats.blocks - level + 1);
+    const std::uint32_t gone = evict_from(owner, wanted);
+    dropped += gone;
+    if (gone < wanted) spent_.push_back(&owner);
+  }
+  return dropped;
+}
+
+std::uint32_t PrefixTree::evict_from(Tenant& owner, std::uint32_t count) {
+  std::uint32_t dropped = 0;
+  for (Index index = owner.oldest; index != none && dropped < count;) {
+    const Index newer = nodes_[index].own_newer;
+    if (nodes_[index].children == 0 && pool_.references(nodes_[index].block) == 1) {
       remove(index);
       ++dropped;
     }
     index = newer;
   }
   return dropped;
+}
+
+void PrefixTree::count_blocks(Tenant& owner, std::int32_t change) {
+  auto handle = holders_.extract(&owner);
+  owner.stats.blocks += change;
+  if (owner.stats.blocks == 0) return;
+  if (handle.empty()) {
+    holders_.insert(&owner);
+  } else {
+    holders_.insert(std::move(handle));
+  }
 }
 
 std::uint32_t PrefixTree::evictable() const {
@@ -123,11 +150,8 @@ std::uint32_t PrefixTree::evictable() const {
 void PrefixTree::set_limit(std::uint32_t blocks, Dropped* dropped) {
   limit_ = blocks;
   if (size() <= limit_) return;
-  std::vector<std::pair<std::uint32_t, const std::pair<const TenantId, Tenant>*>> holders;
-  for (const auto& entry : tenants_) {
-    if (entry.second.stats.blocks > 0) holders.emplace_back(entry.second.stats.blocks, &entry);
-  }
-  std::ranges::sort(holders, std::greater<>(), &decltype(holders)::value_type::first);
+  std::vector<std::pair<std::uint32_t, Tenant*>> holders;
+  for (Tenant* tenant : holders_) holders.emplace_back(tenant->stats.blocks, tenant);
   // What each may keep: the level down to which the largest are cut. Filled from the smallest.
   std::uint32_t left = limit_;
   std::uint32_t keep = 0;
@@ -136,9 +160,9 @@ void PrefixTree::set_limit(std::uint32_t blocks, Dropped* dropped) {
     if (holders[i].first > keep) break;
     left -= holders[i].first;
   }
-  const auto drop = [&](const auto& holder, std::uint32_t count) {
-    const std::uint32_t gone = evict_from(&holder.second, count);
-    if (dropped != nullptr && gone > 0) (*dropped)[holder.first] += gone;
+  const auto drop = [&](Tenant& holder, std::uint32_t count) {
+    const std::uint32_t gone = evict_from(holder, count);
+    if (dropped != nullptr && gone > 0) (*dropped)[*holder.id] += gone;
   };
   for (const auto& [held, holder] : holders) {
     if (held > keep) drop(*holder, std::min(held - keep, size() - std::min(size(), limit_)));
@@ -202,7 +226,7 @@ void PrefixTree::remove(Index index) {
   --holds_[node.block.get()];
   pool_.release(node.block);
   node.tenant->account->release(node_bytes());
-  --node.tenant->stats.blocks;
+  count_blocks(*node.tenant, -1);
   unused_.push_back(index);
   Node& parent = nodes_[node.parent];
   --parent.children;
@@ -225,6 +249,9 @@ void PrefixTree::unlink(Index index) {
   const Node& node = nodes_[index];
   (node.newer == none ? newest_ : nodes_[node.newer].older) = node.older;
   (node.older == none ? oldest_ : nodes_[node.older].newer) = node.newer;
+  Tenant& owner = *node.tenant;
+  (node.own_newer == none ? owner.newest : nodes_[node.own_newer].own_older) = node.own_older;
+  (node.own_older == none ? owner.oldest : nodes_[node.own_older].own_newer) = node.own_newer;
 }
 
 void PrefixTree::link_newest(Index index) {
@@ -232,6 +259,11 @@ void PrefixTree::link_newest(Index index) {
   nodes_[index].older = newest_;
   (newest_ == none ? oldest_ : nodes_[newest_].newer) = index;
   newest_ = index;
+  Tenant& owner = *nodes_[index].tenant;
+  nodes_[index].own_newer = none;
+  nodes_[index].own_older = owner.newest;
+  (owner.newest == none ? owner.oldest : nodes_[owner.newest].own_newer) = index;
+  owner.newest = index;
 }
 
 void PrefixTree::touch_path(Index leaf) {
@@ -242,8 +274,10 @@ void PrefixTree::touch_path(Index leaf) {
 }
 
 PrefixTree::Tenant& PrefixTree::tenant(const TenantId& id) {
-  Tenant& tenant = tenants_[id];
+  const auto entry = tenants_.try_emplace(id).first;
+  Tenant& tenant = entry->second;
   if (tenant.account == nullptr) {
+    tenant.id = &entry->first;
     tenant.account = &ledger_.account(Component::prefix_cache, model_version_, id);
   }
   return tenant;

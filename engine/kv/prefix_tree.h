@@ -5,13 +5,15 @@
 // block of tokens after its parent's; nodes are found by hash and then compared token by token, so
 // that a collision never hands out another text's block, nor another salt's.
 //
-// The tree holds one reference to each of its blocks. What no sequence refers to is evicted, least
-// recently used first, when the pool needs blocks.
+// The tree holds one reference to each of its blocks. What no sequence refers to is evicted when the
+// pool needs blocks: of the tenant that put most into the tree, least recently used first. So a
+// tenant that floods the cache pushes out its own, and whoever has an equal part keeps it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -78,8 +80,16 @@ class PrefixTree {
   static constexpr Index none = ~Index{0};
 
   struct Tenant {
+    const TenantId* id = nullptr;
     Account* account = nullptr;
     TenantStats stats;
+    Index newest = none, oldest = none;  // of its blocks
+  };
+  struct Larger {  // by blocks; of equals by name, so that what goes does not hang on addresses
+    bool operator()(const Tenant* a, const Tenant* b) const {
+      if (a->stats.blocks != b->stats.blocks) return a->stats.blocks > b->stats.blocks;
+      return *a->id < *b->id;
+    }
   };
   // The root of a salt, or a block. Blocks are in a list from the most to the least recently used.
   // A block is moved to the front after its children, so it is always before them: walking from
@@ -89,14 +99,16 @@ class PrefixTree {
     std::uint32_t children = 0;
     BlockId block;
     std::uint64_t hash = 0;
-    Index newer = none, older = none;
+    Index newer = none, older = none;          // of all
+    Index own_newer = none, own_older = none;  // of its tenant's
     Tenant* tenant = nullptr;
   };
 
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;
   Index new_node();
   void remove(Index index);
-  std::uint32_t evict_from(const Tenant* owner, std::uint32_t count);  // null: from all
+  std::uint32_t evict_from(Tenant& owner, std::uint32_t count);
+  void count_blocks(Tenant& owner, std::int32_t change);
   void unlink(Index index);
   void link_newest(Index index);
   void touch_path(Index leaf);
@@ -119,6 +131,8 @@ class PrefixTree {
   std::vector<std::uint32_t> holds_;         // by block: how many nodes
   mutable std::vector<std::uint32_t> gone_;  // evictable()'s scratch
   std::map<TenantId, Tenant> tenants_;
+  std::set<Tenant*, Larger> holders_;  // those with blocks, the largest first
+  std::vector<const Tenant*> spent_;   // evict()'s scratch
 };
 
 }  // namespace plimsoll

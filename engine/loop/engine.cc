@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <map>
@@ -15,6 +16,8 @@
 
 #include "engine/batching/length_estimate.h"
 #include "engine/batching/planner.h"
+#include "engine/batching/step_cost.h"
+#include "engine/batching/wait_estimate.h"
 #include "engine/kv/block_pool.h"
 #include "engine/kv/prefix_tree.h"
 #include "engine/loop/request.h"
@@ -29,6 +32,8 @@ using Clock = Sequence::Clock;
 constexpr std::uint32_t retry_ms = 1000;
 constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
 constexpr std::size_t remembered_tenants = 1024;
+constexpr double wait_margin = 1.25;  // of an expected wait, that is reckoned with
+constexpr double mean_keep = 0.95;    // of a running mean, when a value is added to it
 
 std::uint64_t logit_bytes(const StepLimits& limits, std::uint32_t vocab) {
   return std::uint64_t{limits.logit_rows} * vocab * sizeof(float);
@@ -84,9 +89,15 @@ class LoopEngine final : public Engine {
     std::uint32_t sequences = 0;
     LengthEstimate lengths;  // of its generations
   };
+  // Of a tenant with sequences, under mutex_.
+  struct Load {
+    std::uint32_t sequences = 0;
+    Backlog backlog;
+  };
 
   // Called from any thread, under mutex_.
-  Result<void> refusal(const SequenceRequest& request) const;
+  Result<void> refusal(const Sequence& sequence) const;
+  Result<void> late(const Sequence& sequence) const;
   void wake() {
     ++mail_;
     condition_.notify_one();
@@ -119,6 +130,8 @@ class LoopEngine final : public Engine {
   void release_blocks(Sequence& sequence);
   void take_logits(Sequence& sequence, const PlannedChunk& chunk, std::span<float> logits);
   void charge_service(Sequence& sequence);
+  void learn(Clock::time_point begin, Clock::time_point end);
+  void publish_backlogs();
   SequenceEvent& event(Sequence& sequence);
   void finish(Sequence& sequence, FinishReason reason, std::optional<Error> error = {});
   void fail_all(const std::string& what);
@@ -136,7 +149,10 @@ class LoopEngine final : public Engine {
   std::uint64_t mail_ = 0;  // counts what the loop has to look at
   std::vector<std::unique_ptr<Sequence>> inbox_;
   std::unordered_map<RequestId, Sequence*> by_id_;
-  std::unordered_map<TenantId, std::uint32_t> tenant_sequences_;
+  std::unordered_map<TenantId, Load> loads_;
+  StepCost cost_;               // as last learnt
+  Pace pace_;
+  double uncached_share_ = 1;  // of prompts, that has to be computed
   std::uint32_t queued_ = 0;                   // sequences that have not started
   PressureOrder order_{PressureLevel::green};  // the last one
   Clock::time_point ordered_at_{};
@@ -157,6 +173,12 @@ class LoopEngine final : public Engine {
   LengthEstimate lengths_;         // of all tenants' generations
   std::uint32_t kept_blocks_ = 0;  // the headroom of all classes
   std::uint32_t block_cap_ = 0;    // the pool's capacity, or what pressure has left of it
+  StepCostEstimate costs_;
+  StartRate starts_;
+  bool queued_on_ = false;           // sequences waited on when the last step was planned
+  double computed_share_ = 1;        // of prompts lately
+  double step_seconds_ = 0;          // of steps lately, mean
+  Clock::time_point stepped_at_{};   // when the last one ended
   std::optional<Clock::time_point> ends_at_;  // the drain's deadline
   bool ending_ = false;
   std::unordered_map<TenantId, Tenant> tenants_;
@@ -171,6 +193,7 @@ class LoopEngine final : public Engine {
   std::vector<SequenceChunk> chunks_;
   std::vector<SequenceEvent> events_;
   std::uint32_t started_ = 0;  // sequences that left the queue since the last publication
+  std::uint32_t begun_ = 0;    // and in the last step
   std::vector<Sequence*> finished_;
   EngineStats counters_;
   std::thread thread_;
@@ -178,7 +201,8 @@ class LoopEngine final : public Engine {
 
 // --- From any thread ---
 
-Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
+Result<void> LoopEngine::refusal(const Sequence& sequence) const {
+  const SequenceRequest& request = sequence.request;
   if (stopping_ || drain_deadline_) {
     return fail(Error(ErrorCode::unavailable, "the engine is draining: try another node")
                     .with_reason("draining")
@@ -198,11 +222,11 @@ Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
                     .with_reason("queue_full")
                     .retry_after(retry_ms));
   }
-  const auto tenant = tenant_sequences_.find(request.tenant);
-  if (tenant != tenant_sequences_.end() && tenant->second >= config_.tenant_sequences) {
+  const auto load = loads_.find(request.tenant);
+  if (load != loads_.end() && load->second.sequences >= config_.tenant_sequences) {
     return fail(Error(ErrorCode::resource_exhausted,
                       "tenant '" + request.tenant.get() + "' has " +
-                          std::to_string(tenant->second) +
+                          std::to_string(load->second.sequences) +
                           " sequences waiting or running, and may have no more")
                     .with_reason("tenant_sequences")
                     .retry_after(retry_ms));
@@ -212,7 +236,36 @@ Result<void> LoopEngine::refusal(const SequenceRequest& request) const {
                       "a sequence with id " + std::to_string(request.id.get()) + " is running")
                     .with_param("id"));
   }
-  return {};
+  return late(sequence);
+}
+
+Result<void> LoopEngine::late(const Sequence& sequence) const {
+  const SequenceRequest& request = sequence.request;
+  const double objective = std::chrono::duration<double>(config_.ttft_objective).count();
+  const bool goes_on = sequence.tokens.size() > sequence.prompt_tokens;  // it had its first token
+  if (objective <= 0 || request.capacity_class == CapacityClass::batch || goes_on) return {};
+  Backlog own{request.weight, 0, 0};
+  std::vector<Backlog> others;
+  others.reserve(loads_.size());
+  for (const auto& [id, load] : loads_) {
+    if (id == request.tenant) {
+      own = load.backlog;
+    } else {
+      others.push_back(load.backlog);
+    }
+  }
+  const double wait = expected_wait(own, sequence.prompt_seconds, others, pace_);
+  // Whoever asks for a long prompt knows that it takes its time; it may wait as others do.
+  const double patience = std::max(objective - sequence.prompt_seconds * pace_.stretch, objective / 4);
+  if (wait * wait_margin <= patience) return {};
+  const double again = std::clamp(wait - patience / 2, 1.0, 60.0);
+  return fail(Error(ErrorCode::resource_exhausted,
+                    "the first token would take about " +
+                        std::to_string(static_cast<int>(std::ceil(wait * 1000))) +
+                        " ms of waiting behind others, and the objective is " +
+                        std::to_string(config_.ttft_objective.count()) + " ms")
+                  .with_reason("queue_wait")
+                  .retry_after(static_cast<std::uint32_t>(again * 1000)));
 }
 
 Result<void> LoopEngine::submit(SequenceRequest request) {
@@ -238,12 +291,19 @@ Result<void> LoopEngine::submit(SequenceRequest request) {
   const SequenceRequest& accepted = sequence->request;
 
   const std::lock_guard lock(mutex_);
-  if (auto ok = refusal(accepted); !ok) {
+  const auto tokens = static_cast<std::uint32_t>(sequence->tokens.size());
+  sequence->prompt_seconds = cost_.added(0, tokens) * uncached_share_;
+  if (auto ok = refusal(*sequence); !ok) {
     ++stats_.refused_total;
     return ok;
   }
   by_id_.emplace(accepted.id, sequence.get());
-  ++tenant_sequences_[accepted.tenant];
+  Load& load = loads_[accepted.tenant];
+  ++load.sequences;
+  load.backlog.weight = accepted.weight;
+  ++load.backlog.waiting;
+  load.backlog.seconds += sequence->prompt_seconds;
+  sequence->backlog = &load.backlog;
   ++queued_;
   ++stats_.waiting;
   unfinished_.fetch_add(1);
@@ -559,11 +619,80 @@ bool LoopEngine::step() {
   }
   const StepPlan& plan = planner_.plan(views_, available, block_cap_);
   if (plan.chunks.empty() && plan.preempted.empty()) return false;
+  const auto waiting =
+      std::ranges::count(views_, PlannerSequence::State::waiting, &PlannerSequence::state);
   const auto begin = Clock::now();
   execute(plan);
+  const auto end = Clock::now();
   ++counters_.steps_total;
-  counters_.step_seconds_total += std::chrono::duration<double>(Clock::now() - begin).count();
+  counters_.step_seconds_total += std::chrono::duration<double>(end - begin).count();
+  learn(begin, end);
+  queued_on_ = waiting > begun_;
   return true;
+}
+
+// What the step took, and of whom.
+void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
+  const double seconds = std::chrono::duration<double>(end - begin).count();
+  std::uint32_t tokens = 0;
+  double attended = 0;
+  for (const SequenceChunk& chunk : chunks_) {
+    const auto count = static_cast<std::uint32_t>(chunk.tokens.size());
+    tokens += count;
+    attended += count * (chunk.start_position + count / 2.0);
+  }
+  if (!batch_.empty()) {
+    costs_.add(tokens, static_cast<std::uint64_t>(attended), seconds);
+    planner_.set_cost(costs_.cost());
+    step_seconds_ = step_seconds_ == 0 ? seconds
+                                       : mean_keep * step_seconds_ + (1 - mean_keep) * seconds;
+  }
+  const double passed =
+      stepped_at_ == Clock::time_point{} ? 0 : std::chrono::duration<double>(end - stepped_at_).count();
+  stepped_at_ = end;
+  planner_.pass(passed);
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    const auto count = static_cast<std::uint32_t>(chunks_[i].tokens.size());
+    planner_.use(batch_sequences_[i]->tenant, costs_.cost().added(chunks_[i].start_position, count));
+  }
+  if (queued_on_) starts_.pass(passed, begun_);
+}
+
+// Under mutex_: what is ahead of whoever comes next.
+void LoopEngine::publish_backlogs() {
+  cost_ = costs_.cost();
+  uncached_share_ = computed_share_;
+  for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0};
+  const auto add = [](const Sequence& sequence, double seconds) {
+    sequence.backlog->waiting += !sequence.started;
+    sequence.backlog->seconds += seconds;
+  };
+  std::uint32_t decoding = 0;
+  double left = 0;  // tokens that those that run will still take
+  for (const auto& sequence : sequences_) {
+    if (sequence->done) continue;
+    if (!sequence->started) {
+      add(*sequence, sequence->prompt_seconds);
+      continue;
+    }
+    const std::uint32_t missing = sequence->target() - std::min(sequence->computed, sequence->target());
+    if (sequence->emitted == 0) add(*sequence, cost_.added(sequence->computed, missing));
+    const std::uint32_t reserved = sequence->reserve * config_.block_tokens;
+    left += std::max<double>(missing, double{reserved} - sequence->computed);
+    ++decoding;
+  }
+  for (const auto& sequence : inbox_) add(*sequence, sequence->prompt_seconds);
+  pace_ = {};
+  if (!cost_.known()) return;
+  const auto& limits = planner_.limits();
+  const double rows = std::min<double>(decoding, limits.tokens / 2.0);
+  const double room = (limits.tokens - rows) * cost_.per_token;
+  pace_.stretch = (cost_.base + rows * cost_.per_token + room) / room;
+  if (queued_on_ && decoding > 0) {
+    // Sequences are, on average, in the middle of their lives.
+    const double life = 2 * left / decoding * step_seconds_;
+    pace_.starts_per_second = starts_.per_second(life > 0 ? decoding / life : 0);
+  }
 }
 
 void LoopEngine::read_views() {
@@ -579,8 +708,10 @@ void LoopEngine::read_views() {
 void LoopEngine::execute(const StepPlan& plan) {
   for (const std::uint32_t index : plan.preempted) preempt(*viewed_[index]);
 
+  begun_ = 0;
   batch_.clear();
   batch_sequences_.clear();
+  chunks_.clear();
   for (PlannedChunk chunk : plan.chunks) {
     Sequence& sequence = *viewed_[chunk.sequence];
     if (!sequence.running) {
@@ -599,7 +730,6 @@ void LoopEngine::execute(const StepPlan& plan) {
   }
   if (batch_.empty()) return;
 
-  chunks_.clear();
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     const Sequence& sequence = *batch_sequences_[i];
     chunks_.push_back({std::span(sequence.tokens).subspan(sequence.computed, batch_[i].tokens),
@@ -643,6 +773,9 @@ void LoopEngine::begin(Sequence& sequence) {
   if (sequence.started) return;
   sequence.started = true;
   ++started_;
+  ++begun_;
+  const double computed = 1 - static_cast<double>(sequence.computed) / sequence.tokens.size();
+  computed_share_ = mean_keep * computed_share_ + (1 - mean_keep) * computed;
   sequence.cached = std::min(sequence.computed, sequence.prompt_tokens);
   counters_.prompt_tokens_total += sequence.prompt_tokens;
   counters_.cached_prompt_tokens_total += sequence.cached;
@@ -802,9 +935,10 @@ void LoopEngine::emit() {
     const std::lock_guard lock(mutex_);
     for (const Sequence* sequence : finished_) {
       by_id_.erase(sequence->request.id);
-      const auto tenant = tenant_sequences_.find(sequence->request.tenant);
-      if (--tenant->second == 0) tenant_sequences_.erase(tenant);
+      const auto load = loads_.find(sequence->request.tenant);
+      if (--load->second.sequences == 0) loads_.erase(load);
     }
+    publish_backlogs();
     queued_ -= started_ + ended_in_queue;
     now.waiting += static_cast<std::uint32_t>(inbox_.size());
     now.refused_total = stats_.refused_total + std::exchange(counters_.refused_total, 0);

@@ -58,7 +58,10 @@ struct EngineConfig {
   std::uint32_t chunk_tokens = 256;              // of one sequence's prefill in one step
   std::uint32_t queue_length = 256;              // sequences waiting to start
   std::chrono::milliseconds queue_time{30'000};  // a sequence that waited longer is refused
-  std::uint32_t tenant_sequences = 64;           // waiting and running, of one tenant
+  // To the first token. What would wait longer behind others is refused when it comes, but for the
+  // class batch; 0: no such refusals.
+  std::chrono::milliseconds ttft_objective{0};
+  std::uint32_t tenant_sequences = 64;  // waiting and running, of one tenant
   // Of the KV pool, kept free for each capacity class: shares.
   std::array<double, capacity_classes> headroom{};
   // A sequence that may become this long is of the class long_context, whatever it says.

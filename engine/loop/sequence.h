@@ -11,6 +11,7 @@
 
 #include "engine/base/types.h"
 #include "engine/batching/planner.h"
+#include "engine/batching/wait_estimate.h"
 #include "engine/loop/engine.h"
 #include "engine/memory/ledger.h"
 
@@ -49,6 +50,9 @@ struct Sequence {
   std::uint32_t emitted = 0;
   std::vector<SampledToken> scores;  // of the prompt, if asked for, until they are sent
   std::uint32_t scored = 0;          // prompt tokens
+
+  Backlog* backlog = nullptr;  // its tenant's, of the engine; under the engine's mutex
+  double prompt_seconds = 0;   // what its prompt was expected to add to steps
 
   std::uint32_t tenant = 0;   // the planner's index
   std::uint32_t reserve = 0;  // blocks that it is expected to hold at its end

@@ -3,10 +3,12 @@ Every `random` is seeded by the caller."""
 
 import asyncio
 import json
+import random as randoms
+import sys
 
 from drill import CHAT, EMBED
 from traffic import CHAT as CHAT_PATH
-from traffic import COMPLETIONS, EMBEDDINGS
+from traffic import COMPLETIONS, EMBEDDINGS, Client
 
 WORDS = "the sea was calm and a ship came slowly home with salt timber rope tea iron".split()
 
@@ -80,7 +82,7 @@ async def one_byte_changed(client, random, context):
     await repeat(random.randint(4, 12), once)
 
 
-async def unread(client, random, context, count=None):
+async def unread(client, random, context, count=None, again_s=0.2):
     """Streams that are opened and never read."""
     count = count or random.randint(30, 150)
     body = completion(tokens(random, 12), min(context - 20, 1000), logprobs=5)
@@ -93,11 +95,16 @@ async def unread(client, random, context, count=None):
                     writers.append(writer)
                 except OSError:
                     break
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(again_s)
             writers = [writer for writer in writers if not writer.is_closing()]
     finally:
         for writer in writers:
             writer.close()
+
+
+async def thousand_unread(client, random, context):
+    """Opened once, and again where they were refused, when they are told to come again."""
+    await unread(client, random, context, count=1000, again_s=1)
 
 
 async def huge_bodies(client, random, context, limit_bytes=8 << 20):
@@ -183,3 +190,16 @@ async def innocents(client, random, until, at_a_time=2, patience=90, **options):
 
     await asyncio.gather(*(one() for _ in range(at_a_time)))
     return outcomes
+
+
+async def flood(kind, url, key, context):
+    """Until standard input ends."""
+    load = globals()[kind](Client(url, key), randoms.Random(1), int(context))
+    task = asyncio.create_task(load)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(flood(*sys.argv[1:]))

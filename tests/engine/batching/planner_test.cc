@@ -531,5 +531,95 @@ TEST(PlannerSimulation, AFloodGetsNoMoreThanItsEqual) {
   EXPECT_NEAR(served[0], served[1], 0.05 * served[1]);
 }
 
+// Steps take 4 ms, and half a millisecond for each token.
+class GreedyTest : public PlannerTest {
+ protected:
+  GreedyTest() {
+    planner_ = Planner({.tokens = 512, .sequences = 64, .logit_rows = 64, .chunk_tokens = 256},
+                       block_tokens);
+    planner_.set_cost({0.004, 0.0005, 0});
+    for (const std::uint32_t t : {0U, 1U, 2U}) planner_.activate(t);
+  }
+  static std::uint32_t tokens_of(const StepPlan& plan, std::uint32_t sequence) {
+    std::uint32_t tokens = 0;
+    for (const auto& chunk : plan.chunks) tokens += chunk.sequence == sequence ? chunk.tokens : 0;
+    return tokens;
+  }
+  static constexpr std::uint32_t much = 30000;  // 15 s of prompt
+  std::vector<PlannerSequence> flood() { return {waiting(0, much)}; }
+};
+
+TEST_F(GreedyTest, AFloodProlongsTheStepsOfOthersByItsWeightUntilItHasHadItsShare) {
+  auto sequences = flood();
+  sequences.push_back(decoding(1, 20));
+  // Its half: as much as the 4.5 ms that the others take.
+  EXPECT_EQ(tokens_of(plan(sequences, 4000), 0), 9U);
+  EXPECT_TRUE(planner_.greedy(0));
+  EXPECT_FALSE(planner_.greedy(1));
+  planner_.use(0, 4.5);
+  std::uint32_t tokens = 0;
+  for (int i = 0; i < 100; ++i) tokens += tokens_of(plan(sequences, 4000), 0);
+  EXPECT_NEAR(tokens, 100 * 4.5 * 5 / 95 / 0.5, 1) << "5% of the time, never more than a token";
+  planner_.pass(10);
+  EXPECT_EQ(tokens_of(plan(sequences, 4000), 0), 9U) << "what was long ago is forgotten";
+}
+
+TEST_F(GreedyTest, OthersGoFirstWithAllTheyHave) {
+  auto sequences = flood();
+  sequences.push_back(waiting(1, 200));
+  planner_.use(0, 8);
+  planner_.serve(1, 100000);  // it is not its turn by what it was served
+  const auto& planned = plan(sequences, 4000);
+  EXPECT_EQ(planned.chunks.front().sequence, 1U);
+  EXPECT_EQ(tokens_of(planned, 1), 200U);
+  EXPECT_EQ(tokens_of(planned, 0), 10U) << "5% of a step of 104 ms";
+}
+
+TEST_F(GreedyTest, StepsOfAFloodAreShortWhileOthersMayCome) {
+  EXPECT_EQ(tokens_of(plan(flood(), 4000), 0), 256U) << "nobody else was here lately";
+  planner_.use(1, 0.1);
+  EXPECT_EQ(tokens_of(plan(flood(), 4000), 0), 32U) << "20 ms";
+  planner_.pass(200);
+  EXPECT_EQ(tokens_of(plan(flood(), 4000), 0), 256U);
+}
+
+TEST_F(GreedyTest, WhereAllWantTooMuchNobodyIsHeldBack) {
+  const auto& planned = plan({waiting(0, much), waiting(1, much)}, 4000);
+  EXPECT_EQ(tokens_of(planned, 0), 256U);
+  EXPECT_EQ(tokens_of(planned, 1), 256U);
+}
+
+TEST_F(GreedyTest, NobodyIsGreedyWhereThereIsEnoughForAll) {
+  const auto& planned = plan({waiting(0, 4000), waiting(1, 4000), decoding(2, 20)}, 4000);
+  EXPECT_EQ(tokens_of(planned, 0) + tokens_of(planned, 1), 511U);
+}
+
+TEST_F(GreedyTest, WhatIsStillToBeGeneratedCounts) {
+  // A token each now, but 600 sequences of 100 more.
+  std::vector<PlannerSequence> sequences;
+  for (int i = 0; i < 600; ++i) sequences.push_back(reserving(decoding(0, 4), 7));
+  sequences.push_back(decoding(1, 20));
+  const auto& planned = plan(sequences, 6000);
+  EXPECT_EQ(planned.chunks.front().sequence, 600U);
+  EXPECT_EQ(planned.chunks.size(), 10U) << "as much again as the other takes";
+}
+
+TEST_F(GreedyTest, AHeavierTenantIsOwedMore) {
+  weights_ = {1.0, 4.0};
+  auto sequences = flood();
+  sequences.push_back(decoding(1, 20));
+  EXPECT_EQ(tokens_of(plan(sequences, 4000), 0), 2U) << "a fifth of the step";
+}
+
+TEST_F(GreedyTest, DecodesAndPromptsOfTheGreedyTakeTurns) {
+  std::vector<PlannerSequence> sequences;
+  for (int i = 0; i < 40; ++i) sequences.push_back(reserving(decoding(0, 4), 70));
+  sequences.push_back(waiting(0, much));
+  planner_.use(1, 0.1);
+  EXPECT_EQ(plan(sequences, 6000).chunks.size(), 32U) << "20 ms, less the base";
+  EXPECT_EQ(tokens_of(plan(sequences, 6000), 40), 32U);
+  EXPECT_EQ(tokens_of(plan(sequences, 6000), 40), 0U);
+}
+
 }  // namespace
 }  // namespace plimsoll

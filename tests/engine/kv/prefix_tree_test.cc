@@ -134,6 +134,32 @@ TEST_F(PrefixTreeTest, NeverEvictsWhatASequenceUses) {
   EXPECT_EQ(tree_.evictable(), 2U);
 }
 
+TEST_F(PrefixTreeTest, EvictsFromTheTenantThatHoldsMost) {
+  finish("a", alice, text(32));  // the least recently used of all
+  for (int i = 0; i < 4; ++i) finish("b", bob, text(32, 1000 * (i + 1)));
+  EXPECT_EQ(tree_.evict(5), 5U);
+  EXPECT_EQ(matched("a", text(48)), 2U);
+  EXPECT_EQ(matched("b", text(48, 4000)), 2U) << "the youngest of its own is kept";
+  EXPECT_EQ(tree_.stats(bob).blocks, 3U);
+  // With as much as the other, both lose; what is in use stays, however much it is.
+  const auto used = match("b", bob, text(48, 4000));
+  EXPECT_EQ(tree_.evict(12), 3U);
+  EXPECT_EQ(tree_.stats(bob).blocks, 2U);
+  EXPECT_EQ(tree_.stats(alice).blocks, 0U);
+  release(used);
+}
+
+TEST_F(PrefixTreeTest, AFloodOfNewBeginningsPushesOutItsOwn) {
+  finish("a", alice, text(48));
+  for (int i = 0; i < 40; ++i) {
+    const std::uint32_t free = pool_.free_count();
+    if (free < 4) tree_.evict(4 - free);
+    finish("b", bob, text(64, 1000 * (i + 1)));
+    EXPECT_EQ(tree_.stats(alice).blocks, 3U);
+  }
+  EXPECT_EQ(matched("a", text(64)), 3U);
+}
+
 TEST_F(PrefixTreeTest, StaysWithinItsLimit) {
   tree_.set_limit(3);
   finish("a", alice, text(48));

@@ -1,0 +1,42 @@
+// How long a sequence would wait for its first token, if it came now: what admission refuses by,
+// before a queue has become longer than anybody wants to wait.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace plimsoll {
+
+// Of one tenant: its sequences that have no token yet.
+struct Backlog {
+  double weight = 1;
+  std::uint32_t waiting = 0;  // sequences that have not started
+  double seconds = 0;         // that their prompts add to steps (StepCost)
+};
+
+// How fast backlogs go down.
+struct Pace {
+  double stretch = 1;            // seconds that pass for each second that prompts take
+  double starts_per_second = 0;  // of sequences, while some wait; 0: none waits
+};
+
+// Tenants are served side by side, by weight: whoever has less ahead of it waits for less of the
+// others' (generalized processor sharing, Parekh and Gallager 1993). `own` is the tenant's backlog
+// without the new sequence, whose prompt adds `seconds`. The result is without these.
+double expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
+                     const Pace& pace);
+
+// Sequences that start while others wait, over the last seconds. Where little was seen,
+// `expected` counts, a rate that follows from how long those that run still need.
+class StartRate {
+ public:
+  void pass(double seconds, std::uint32_t started);
+  double per_second(double expected) const;
+
+ private:
+  static constexpr double memory_seconds = 5;
+  static constexpr double prior_seconds = 1;
+  double starts_ = 0, seconds_ = 0;
+};
+
+}  // namespace plimsoll

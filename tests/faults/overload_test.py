@@ -1,0 +1,113 @@
+"""More requests than a node can serve, from clients who do not slow down: what gets in is served as
+well as ever, and the others hear at once that they did not, and when to come again."""
+
+import asyncio
+import random
+
+import pytest
+
+import hostile
+from drill import Drill, tenant_entry
+from traffic import COMPLETIONS, quantile
+
+OBJECTIVE_S = 2.0
+TENANTS = ("north", "south")
+TIMES = (2, 5, 10)  # of what the node can do
+
+
+def request(rng):
+    prompt = hostile.tokens(rng, min(600, int(rng.lognormvariate(4.6, 0.6)) + 4))
+    return hostile.completion(prompt, rng.randint(8, 48))
+
+
+def good(outcomes, seconds):
+    """Requests a second that were finished and had their first token in time."""
+    return sum(o.state == "finished" and o.ttft <= OBJECTIVE_S for o in outcomes) / seconds
+
+
+async def closed_loop(server, rng, at_a_time, seconds):
+    """What the node can do: as many at a time as keep it busy, and no more."""
+    clients = [server.client(tenant) for tenant in TENANTS]
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    outcomes = []
+
+    async def one(client):
+        while loop.time() < end:
+            outcome = await client.send(COMPLETIONS, request(rng))
+            if loop.time() <= end:
+                outcomes.append(outcome)
+
+    await asyncio.gather(*(one(clients[i % len(clients)]) for i in range(at_a_time)))
+    return outcomes
+
+
+async def open_loop(server, rng, rate, seconds):
+    """Poisson arrivals; each is sent at its time, whatever became of those before."""
+    clients = [server.client(tenant) for tenant in TENANTS]
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    tasks, at = [], 0.0
+    while (at := at + rng.expovariate(rate)) < seconds:
+        await asyncio.sleep(max(0.0, begin + at - loop.time()))
+        client = clients[len(tasks) % len(clients)]
+        tasks.append(asyncio.create_task(client.send(COMPLETIONS, request(rng))))
+    outcomes = await asyncio.gather(*tasks)
+    # Those that came when it was over are served by a node that grows idle.
+    return [o for o in outcomes if o.began + o.took <= begin + seconds], outcomes
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    tenants = [tenant_entry(name, sequences=2000) for name in TENANTS]
+    running = Drill(
+        tmp_path_factory.mktemp("overload"),
+        None,
+        tenants,
+        engine_context_tokens=2048,
+        engine_kv_memory="512MiB",
+        engine_ttft_objective=f"{OBJECTIVE_S}s",
+        engine_tenant_sequences=2000,
+        engine_queue_length=2000,
+    )
+    yield running
+    running.end()
+
+
+def test_goodput_stays_and_refusals_are_quick(server, long):
+    rng = random.Random(1)
+    seconds = 20 if long else 8
+    asyncio.run(closed_loop(server, rng, 16, 3))  # warms up, and lets the engine learn its pace
+    peak = max(
+        good(asyncio.run(closed_loop(server, rng, n, seconds)), seconds)
+        for n in ((8, 16, 32, 64) if long else (16, 32))
+    )
+    print(f"\npeak {peak:.1f} requests/s")
+    failures = []
+    for times in TIMES if long else (2, 10):
+        in_time, outcomes = asyncio.run(open_loop(server, rng, times * peak, seconds))
+        goodput = good(in_time, seconds)
+        states = [o.state for o in outcomes]
+        refused = [o for o in outcomes if o.state == "refused"]
+        finished = [o for o in outcomes if o.state == "finished"]
+        slow = quantile([o.head for o in refused], 0.99)
+        ttft = quantile([o.ttft for o in finished], 0.99)
+        print(
+            f"{times:>2} x: goodput {goodput:.1f}/s ({goodput / peak:.0%}); of {len(outcomes)} "
+            f"{({s: states.count(s) for s in sorted(set(states))})}; TTFT p50 "
+            f"{quantile([o.ttft for o in finished], 0.5):.2f} p99 {ttft:.2f} s; refused within p50 "
+            f"{1000 * quantile([o.head for o in refused], 0.5):.0f} p99 {1000 * slow:.0f} ms"
+        )
+        reasons = {o.why for o in outcomes if o.state not in ("finished", "refused")}
+        if reasons:
+            failures.append(f"{times} x: {reasons}")
+        if not refused:
+            failures.append(f"{times} x: nothing was refused")
+        # Beside other work on the machine: room for its noise.
+        if goodput < (0.9 if long else 0.75) * peak:
+            failures.append(f"{times} x: goodput {goodput:.1f} of {peak:.1f}")
+        if ttft > OBJECTIVE_S:
+            failures.append(f"{times} x: TTFT {ttft:.2f} s")
+        if slow > (0.05 if long else 0.25):
+            failures.append(f"{times} x: refused after {slow * 1000:.0f} ms")
+    assert not failures, failures
