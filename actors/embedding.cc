@@ -54,9 +54,9 @@ struct EmbedState {
     }
     open->request.inputs.clear();
     open->request.inputs.shrink_to_fit();
-    open->charge.resize(usage.prompt_tokens * sizeof(TokenId) +
+    open->memory.resize(usage.prompt_tokens * sizeof(TokenId) +
                         message.inputs.size() * sizeof(std::vector<TokenId>));
-    message.charge = std::make_shared<Charge>(std::move(open->charge));
+    message.charge = std::make_shared<Charge>(open->memory.hand_over());
     submitted = true;
     self->send(open->services->router, std::move(message), EmbedSink(self));
   }
@@ -85,7 +85,7 @@ struct EmbedState {
                                    open->model ? open->model->name() : "unknown",
                                    result ? nullptr : &result.error(), usage);
     const auto callback = std::move(open->callback);
-    open->charge.reset();
+    open->memory.reset();
     services.open.leave(open->id.get());
     callback(std::move(result), limits);
   }

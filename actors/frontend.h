@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "actors/console.h"
+#include "actors/request_memory.h"
 #include "cluster/quota.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
@@ -187,6 +188,13 @@ class Frontend {
   // The caller that an API key stands for. An empty key is the anonymous local tenant where the
   // configuration has no keys, else `unauthenticated`.
   virtual Result<Caller> authenticate(std::string_view api_key) const = 0;
+
+  // Whether the caller's requests are taken at all just now: asked before a body is read. Errors:
+  // resource_exhausted (memory_pressure), unavailable.
+  virtual Result<void> admits(const Caller& caller) const = 0;
+
+  // Where gateways take the memory that requests need before they get here.
+  virtual RequestMemory& request_memory() = 0;
 
   // Never fails here: errors come through on_end.
   virtual std::shared_ptr<GenerationStream> generate(

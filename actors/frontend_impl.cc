@@ -88,6 +88,20 @@ Result<Caller> ClusterFrontend::authenticate(std::string_view api_key) const {
               api_key.empty() ? "an API key is needed" : "the API key is not known");
 }
 
+Result<void> ClusterFrontend::admits(const Caller& caller) const {
+  if (services_.open.closed()) {
+    return fail(Error(ErrorCode::unavailable, "the server is stopping").retry_after(1000));
+  }
+  auto& board = services_.board;
+  if (board.pressure() != PressureLevel::red || caller.has_guarantee) return {};
+  auto refused = board.event(cluster::EventKind::refuse, "this process is short of memory");
+  refused.tenant = caller.tenant.get();
+  board.events().add(std::move(refused));
+  return fail(Error(ErrorCode::resource_exhausted, "the server is short of memory")
+                  .with_reason("memory_pressure")
+                  .retry_after(1000));
+}
+
 RequestId ClusterFrontend::next_id(std::uint32_t choices) {
   return RequestId(next_id_.fetch_add(std::clamp(choices, 1U, RequestLimits::choices)));
 }
@@ -134,7 +148,6 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
   open->arrived = std::chrono::steady_clock::now();
   if (!request.seed) request.seed = random_bits();
   const auto served = find(request.model, ModelKind::causal);
-  const std::uint64_t bytes = heap_bytes(request);
   std::string name;
   if (!request.id.empty()) name = caller.tenant.get() + '/' + request.id;
   // A client that goes on with an answer has lost its hold on what it had here.
@@ -145,14 +158,25 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
   }
   if (!served) {
     open->refusal = served.error();
-  } else if (auto entered = services_.open.enter(open->id.get(), bytes, name); !entered) {
-    open->refusal = std::move(entered.error());
+  } else if (auto admitted = admits(caller); !admitted) {
+    open->refusal = std::move(admitted.error());
   } else {
-    open->charge = Charge(services_.ledger.account(Component::requests, (*served)->version,
-                                                   caller.tenant, endpoint_of(request)),
-                          bytes);
-    open->model = (*served)->text;
-    open->request = std::move(request);
+    const auto& version = (*served)->version;
+    const auto endpoint = endpoint_of(request);
+    Account& account =
+        services_.ledger.account(Component::requests, version, caller.tenant, endpoint);
+    RequestLease memory(services_.memory, caller.tenant, account);
+    const std::uint64_t bytes = heap_bytes(request) + (*served)->text->encode_bytes(request);
+    if (!memory.hold(bytes)) {
+      open->refusal = request_memory_taken(services_.memory, bytes);
+    } else if (auto entered = services_.open.enter(open->id.get(), name); !entered) {
+      open->refusal = std::move(entered.error());
+    } else {
+      open->memory = std::move(memory);
+      open->generated = Charge(account, 0);
+      open->model = (*served)->text;
+      open->request = std::move(request);
+    }
   }
   return std::make_shared<StreamHandle>(spawn_stream(system_, std::move(open)),
                                         services_.window_tokens);
@@ -166,17 +190,24 @@ std::function<void()> ClusterFrontend::embed(const Caller& caller, EmbedRequest 
   open->caller = caller;
   open->callback = std::move(callback);
   const auto served = find(request.model, ModelKind::embedding);
-  const std::uint64_t bytes = heap_bytes(request);
   if (!served) {
     open->refusal = served.error();
-  } else if (auto entered = services_.open.enter(open->id.get(), bytes); !entered) {
-    open->refusal = std::move(entered.error());
+  } else if (auto admitted = admits(caller); !admitted) {
+    open->refusal = std::move(admitted.error());
   } else {
-    open->charge = Charge(services_.ledger.account(Component::requests, (*served)->version,
-                                                   caller.tenant, Endpoint::embeddings),
-                          bytes);
-    open->model = (*served)->text;
-    open->request = std::move(request);
+    RequestLease memory(services_.memory, caller.tenant,
+                        services_.ledger.account(Component::requests, (*served)->version,
+                                                 caller.tenant, Endpoint::embeddings));
+    const std::uint64_t bytes = heap_bytes(request) + (*served)->text->encode_bytes(request);
+    if (!memory.hold(bytes)) {
+      open->refusal = request_memory_taken(services_.memory, bytes);
+    } else if (auto entered = services_.open.enter(open->id.get()); !entered) {
+      open->refusal = std::move(entered.error());
+    } else {
+      open->memory = std::move(memory);
+      open->model = (*served)->text;
+      open->request = std::move(request);
+    }
   }
   auto actor = spawn_embedding(system_, std::move(open));
   return [actor = std::move(actor)] { caf::anon_send(actor, CancelAtom::value); };

@@ -43,6 +43,8 @@ class ClusterFrontend final : public Frontend {
   void remove_model(const std::string& name);
 
   Result<Caller> authenticate(std::string_view api_key) const override;
+  Result<void> admits(const Caller& caller) const override;
+  RequestMemory& request_memory() override { return services_.memory; }
   std::shared_ptr<GenerationStream> generate(const Caller& caller, GenerateRequest request,
                                              std::shared_ptr<GenerationListener> listener) override;
   std::function<void()> embed(const Caller& caller, EmbedRequest request,

@@ -4,7 +4,7 @@
 
 namespace plimsoll {
 
-Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes, const std::string& name) {
+Result<void> OpenRequests::enter(std::uint64_t id, const std::string& name) {
   const std::lock_guard lock(mutex_);
   if (closed_) {
     return fail(Error(ErrorCode::unavailable, "the server is stopping").retry_after(1000));
@@ -15,16 +15,7 @@ Result<void> OpenRequests::enter(std::uint64_t id, std::uint64_t bytes, const st
                     .with_reason("open_requests")
                     .retry_after(1000));
   }
-  if (bytes > most_bytes_ - bytes_) {
-    return fail(Error(ErrorCode::resource_exhausted,
-                      fmt::format("a request of {} bytes does not fit beside {} of {} bytes that "
-                                  "open requests hold",
-                                  bytes, bytes_, most_bytes_))
-                    .with_reason("request_memory")
-                    .retry_after(bytes > most_bytes_ ? 0 : 1000));
-  }
-  bytes_ += bytes;
-  entries_[id] = {bytes, nullptr, name};
+  entries_[id] = {nullptr, name};
   if (!name.empty()) names_[name] = id;
   return {};
 }
@@ -39,7 +30,6 @@ void OpenRequests::leave(std::uint64_t id) {
   const std::lock_guard lock(mutex_);
   const auto it = entries_.find(id);
   if (it == entries_.end()) return;
-  bytes_ -= it->second.bytes;
   last = std::move(it->second.actor);
   if (const auto named = names_.find(it->second.name);
       named != names_.end() && named->second == id) {

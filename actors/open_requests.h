@@ -1,4 +1,4 @@
-// The requests that this process has open: how many, how many bytes, and who to end at shutdown.
+// The requests that this process has open: how many, and who to end at shutdown.
 #pragma once
 
 #include <caf/all.hpp>
@@ -17,13 +17,11 @@ namespace plimsoll {
 
 class OpenRequests {
  public:
-  OpenRequests(std::uint32_t most, std::uint64_t most_bytes)
-      : most_(most), most_bytes_(most_bytes) {}
+  explicit OpenRequests(std::uint32_t most) : most_(most) {}
 
-  // Takes a place for a request of that many bytes; give it back with leave().
-  // `name` is the client's own for it, if it has one. Errors: unavailable (closed),
-  // resource_exhausted.
-  Result<void> enter(std::uint64_t id, std::uint64_t bytes, const std::string& name = {});
+  // Takes a place for a request; give it back with leave(). `name` is the client's own for it, if
+  // it has one. Errors: unavailable (closed), resource_exhausted.
+  Result<void> enter(std::uint64_t id, const std::string& name = {});
   void set_actor(std::uint64_t id, caf::strong_actor_ptr actor);  // of a request that has entered
   void leave(std::uint64_t id);
   caf::strong_actor_ptr find(
@@ -37,17 +35,14 @@ class OpenRequests {
 
  private:
   struct Entry {
-    std::uint64_t bytes;
     caf::strong_actor_ptr actor;
     std::string name;
   };
   const std::uint32_t most_;
-  const std::uint64_t most_bytes_;
   mutable std::mutex mutex_;
   std::condition_variable left_;
   std::unordered_map<std::uint64_t, Entry> entries_;
   std::unordered_map<std::string, std::uint64_t> names_;
-  std::uint64_t bytes_ = 0;
   bool closed_ = false;
 };
 

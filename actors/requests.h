@@ -13,6 +13,7 @@
 #include "actors/messages.h"
 #include "actors/metrics.h"
 #include "actors/open_requests.h"
+#include "actors/request_memory.h"
 #include "actors/text_model.h"
 #include "engine/memory/ledger.h"
 
@@ -25,6 +26,7 @@ struct RequestServices {
   Metrics& metrics;
   const History& history;
   OpenRequests& open;
+  RequestMemory& memory;
   RouterActor router;
   std::uint32_t window_tokens;  // of each choice, that a client may be behind
   std::chrono::milliseconds deadline;
@@ -39,7 +41,8 @@ struct OpenGeneration {
   std::shared_ptr<GenerationListener> listener;
   std::shared_ptr<const TextModel> model;  // null where `refusal` is set
   std::optional<Error> refusal;            // found on the caller's thread
-  Charge charge;                           // the request's memory
+  RequestLease memory;                     // of the request; while it is encoded, for that too
+  Charge generated;                        // tokens
   std::chrono::steady_clock::time_point arrived;
 };
 StreamActor spawn_stream(caf::actor_system& system, std::unique_ptr<OpenGeneration> request);
@@ -52,7 +55,7 @@ struct OpenEmbedding {
   EmbedCallback callback;
   std::shared_ptr<const TextModel> model;
   std::optional<Error> refusal;
-  Charge charge;
+  RequestLease memory;  // as above
 };
 EmbedActor spawn_embedding(caf::actor_system& system, std::unique_ptr<OpenEmbedding> request);
 

@@ -33,8 +33,6 @@ namespace {
 constexpr int scheduler_threads = 2;
 // What clients may have open at once, whoever they are; tenants have caps of their own.
 constexpr std::uint32_t most_requests = 4096;
-constexpr std::uint64_t least_request_bytes = 9_MiB;
-constexpr std::uint64_t most_request_bytes = 256_MiB;
 // A router that died keeps its name for a while.
 constexpr auto name_patience = Directory::router_ttl + std::chrono::seconds(2);
 // Of a node's ledger, at its routers.
@@ -42,11 +40,9 @@ constexpr std::size_t most_reported_rows = 256;
 // After the drain's deadline, engines need a step to let go.
 constexpr std::chrono::seconds step_grace{5};
 
-// A small part of the memory limit, but room for one of the largest body that is usual.
-std::uint64_t request_bytes_share(std::uint64_t process_limit_bytes) {
-  const auto scopes = read_memory_scopes(process_limit_bytes);
-  if (!scopes) return most_request_bytes;
-  return std::clamp(tightest_limit_bytes(*scopes) / 32, least_request_bytes, most_request_bytes);
+std::uint64_t memory_limit_bytes(const ServerConfig& config) {
+  const auto scopes = read_memory_scopes(config.memory_limit_bytes);
+  return scopes ? tightest_limit_bytes(*scopes) : 0;
 }
 
 std::string host_name() {
@@ -77,7 +73,9 @@ struct Server::Impl {
       [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
   Metrics metrics;
   History history{ledger};
-  OpenRequests open{most_requests, request_bytes_share(config.memory_limit_bytes)};
+  OpenRequests open{most_requests};
+  RequestMemory request_memory{
+      request_memory_bytes(memory_limit_bytes(config), config.http.body_bytes)};
   std::string store;
   std::unique_ptr<Directory> directory;
   ActorSystemConfig system_config{scheduler_threads};
@@ -160,7 +158,7 @@ struct Server::Impl {
     if (router) {
       if (auto up = call(self, router, CancelSequences{}); !up) return up;
     }
-    services.emplace(RequestServices{ledger, *board, metrics, history, open, router,
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory, router,
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
     frontend.emplace(*system, *services, std::move(served),

@@ -29,7 +29,6 @@ struct ListenConfig {
 struct HttpConfig {
   ListenConfig listen{"127.0.0.1", 8080, {}, {}};
   std::uint64_t body_bytes = 8_MiB;
-  std::uint64_t memory_bytes = 0;  // the limit that buffers are a share of; 0: not known
   std::uint32_t header_bytes = 16 * 1024;
   std::uint32_t connections = 1024;
   std::chrono::milliseconds header_timeout{10'000};  // of a request's head, from its first byte

@@ -73,15 +73,6 @@ struct StreamState {
 
   void start() {
     if (open->refusal) return end(std::move(open->refusal));
-    auto& board = open->services->board;
-    if (board.pressure() == PressureLevel::red && !open->caller.has_guarantee) {
-      auto refused = board.event(cluster::EventKind::refuse, "this process is short of memory");
-      refused.tenant = open->caller.tenant.get();
-      board.events().add(std::move(refused));
-      return end(Error(ErrorCode::resource_exhausted, "the server is short of memory")
-                     .with_reason("memory_pressure")
-                     .retry_after(1000));
-    }
     const auto& model = *open->model;
     if (auto valid = model.check(request()); !valid) {
       open->request.id.clear();  // it may not be fit for the log
@@ -128,7 +119,10 @@ struct StreamState {
     open->request.input = std::string();  // the text has become tokens
     open->request.stop.clear();
     open->request.resumed.clear();
-    open->charge.resize(prompt_text.capacity() + token_bytes(usage.completion_tokens));
+    // What the router keeps for a replay, and this actor. The engine charges its own copy.
+    open->memory.resize(prompt_text.capacity() + usage.prompt_tokens * sizeof(TokenId) +
+                        choices.size() * sizeof(Choice));
+    open->generated.resize(usage.completion_tokens * sizeof(TokenId));
     times = open->services->metrics.token_times(model.name());
     submitted = true;
     self->send(open->services->router, std::move(submit), StreamSink(self));
@@ -158,11 +152,6 @@ struct StreamState {
     return false;
   }
 
-  // What the router keeps for a replay, and this actor. The engine charges its own copy.
-  std::uint64_t token_bytes(std::uint64_t generated) const {
-    return (usage.prompt_tokens + generated) * sizeof(TokenId) + choices.size() * sizeof(Choice);
-  }
-
   // ---- the way back
 
   void receive(StreamEvents& message) {
@@ -172,7 +161,7 @@ struct StreamState {
       if (index >= choices.size() || choices[index].finished) continue;
       receive(index, event);
     }
-    open->charge.resize(prompt_text.capacity() + token_bytes(usage.completion_tokens));
+    open->generated.resize(usage.completion_tokens * sizeof(TokenId));
     if (unfinished == 0) end(std::move(error));
   }
 
@@ -354,7 +343,8 @@ struct StreamState {
         usage.cached_tokens, usage.completion_tokens, resumed_tokens);
     const auto listener = std::move(open->listener);
     choices.clear();
-    open->charge.reset();
+    open->memory.reset();
+    open->generated.reset();
     services.open.leave(open->id.get());
     listener->on_end(usage, std::move(why));
   }

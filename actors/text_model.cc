@@ -31,6 +31,12 @@ bool known_role(std::string_view role) {
   return role == "system" || role == "user" || role == "assistant" || role == "tool";
 }
 
+// Copies of a text as a template's values, its output and one piece, and its tokens.
+constexpr std::uint64_t text_copies = 8;
+constexpr std::uint64_t merged_bytes = 52;    // of a word; see Tokenizer::encode()
+constexpr std::uint64_t message_bytes = 512;  // of one, as a template's values
+constexpr std::uint64_t least_bytes = 4096;
+
 const char* input_param(const GenerateRequest& request) {
   return request.input.index() == 0 ? "messages" : "prompt";
 }
@@ -144,6 +150,38 @@ Result<void> TextModel::check_tokens(const std::vector<TokenId>& tokens,
     }
   }
   return {};
+}
+
+std::uint64_t TextModel::encode_bytes(const GenerateRequest& request) const {
+  std::uint64_t bytes = 0, count = 0, longest = 0;
+  const auto add = [&](std::string_view text) {
+    bytes += text.size();
+    ++count;
+    longest = std::max<std::uint64_t>(longest, tokenizer_->longest_word(text));
+  };
+  if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
+    for (const auto& message : *messages) add(message.content);
+  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
+    add(*text);
+  } else {
+    return std::get<std::vector<TokenId>>(request.input).size() * sizeof(TokenId);
+  }
+  if (bytes > context_tokens_ * longest_token_bytes_) return 0;  // refused as it is
+  return least_bytes + text_copies * bytes + message_bytes * count + merged_bytes * longest;
+}
+
+std::uint64_t TextModel::encode_bytes(const EmbedRequest& request) const {
+  std::uint64_t tokens = 0, largest = 0;
+  for (const auto& input : request.inputs) {
+    if (const auto* text = std::get_if<std::string>(&input)) {
+      tokens += 2 * text->size();
+      largest = std::max(
+          largest, text_copies * text->size() + merged_bytes * tokenizer_->longest_word(*text));
+    } else {
+      tokens += std::get<std::vector<TokenId>>(input).size() * sizeof(TokenId);
+    }
+  }
+  return least_bytes + tokens + largest;
 }
 
 Result<std::vector<TokenId>> TextModel::encode(const GenerateRequest& request) const {

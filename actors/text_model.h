@@ -49,6 +49,10 @@ class TextModel {
   // where it is too long.
   Result<std::vector<TokenId>> encode(const GenerateRequest& request) const;
 
+  // What encode(), or encode_input() of all inputs, takes beside the request, at most.
+  std::uint64_t encode_bytes(const GenerateRequest& request) const;
+  std::uint64_t encode_bytes(const EmbedRequest& request) const;
+
   // How many tokens may be generated after `prompt_tokens`, those of `resumed` among them. Errors:
   // context_length_exceeded, or more than that in `resumed`.
   Result<std::uint32_t> generation_cap(const GenerateRequest& request,

@@ -4,6 +4,11 @@
 #include "cli/confirm.h"
 #include "cli/verbs.h"
 
+// For jemalloc, as it starts. Large buffers (of bodies, mostly) go back to the kernel when they are
+// freed, and all else after a second: what is freed still counts against the memory limit.
+extern "C" const char* malloc_conf =
+    "oversize_threshold:262144,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true";
+
 namespace plimsoll::cli {
 
 namespace {

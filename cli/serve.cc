@@ -15,7 +15,6 @@
 #include "actors/server.h"
 #include "cli/exit_codes.h"
 #include "cli/verbs.h"
-#include "engine/memory/headroom.h"
 
 namespace plimsoll::cli {
 
@@ -113,11 +112,7 @@ int serve(const Config& config) {
   bar.reset();
   if (!server) return refuse(server.error());
   Frontend& frontend = (*server)->frontend();
-  auto http_config = config.server.http;
-  if (const auto scopes = read_memory_scopes(config.server.memory_limit_bytes)) {
-    http_config.memory_bytes = tightest_limit_bytes(*scopes);
-  }
-  auto http = HttpGateway::start(http_config, frontend, process_ledger());
+  auto http = HttpGateway::start(config.server.http, frontend, process_ledger());
   if (!http) return refuse(http.error());
   auto rpc = RpcGateway::start(config.server.rpc, frontend, process_ledger());
   if (!rpc) return refuse(rpc.error());

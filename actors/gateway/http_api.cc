@@ -127,21 +127,22 @@ HttpResponse json_response(std::string body) {
   return response;
 }
 
-// The tree that the parser builds is gone when this returns, and the body with it.
+// The body, and the tree that the parser builds, are gone when this returns; `body.memory` is then
+// that of the call.
 template <class Call>
-Result<Call> parse(HttpBody body, HttpBudget& trees, Account& account,
-                   Result<Call> (*parser)(std::string_view)) {
-  auto bytes = predict_parse_bytes(body.text);
-  if (!bytes) return fail(bytes.error());
-  if (*bytes > trees.limit()) {
-    return fail(ErrorCode::invalid_argument, "the body takes " + std::to_string(*bytes) +
-                                                 " bytes to parse, and this server has " +
-                                                 std::to_string(trees.limit()) +
-                                                 " for that: send fewer JSON values");
-  }
-  HttpLease tree(trees, account);
-  if (!tree.hold(*bytes)) return fail(overloaded("parsed bodies"));
-  return parser(body.text);
+Result<Call> parse(HttpBody& body, RequestMemory& memory,
+                   Result<Call> (*parser)(std::string_view, const HoldBytes&)) {
+  const std::string text = std::move(body.text);
+  std::optional<std::uint64_t> refused;
+  const auto hold = [&](std::uint64_t bytes) {
+    if (body.memory.hold(bytes)) return true;
+    refused = bytes;
+    return false;
+  };
+  auto call = parser(text, hold);
+  if (refused) return fail(request_memory_taken(memory, *refused));
+  body.memory.resize(text.size());
+  return call;
 }
 
 }  // namespace
@@ -256,8 +257,9 @@ HttpResponse HttpApi::metrics(const HttpHead& head) const {
   value("plimsoll_http_connections", shared_.connections);
   add("plimsoll_http_connections_refused_total", "counter", "Connections over the limit.");
   value("plimsoll_http_connections_refused_total", shared_.connections_refused_total);
-  add("plimsoll_http_request_body_bytes", "gauge", "Request bodies now held.");
-  value("plimsoll_http_request_body_bytes", shared_.bodies.bytes());
+  add("plimsoll_request_memory_bytes", "gauge",
+      "Held for bodies, for reading them, and for answers in one piece.");
+  value("plimsoll_request_memory_bytes", shared_.memory.held_bytes());
   add("plimsoll_http_responses_total", "counter", "Answers, by class of status.");
   for (int digit = 2; digit <= 5; ++digit) {
     value("plimsoll_http_responses_total{status=\"" + std::to_string(digit) + "xx\"}",
@@ -318,25 +320,30 @@ asio::awaitable<void> HttpApi::call(HttpConnection& connection, Endpoint endpoin
   const auto charged = endpoint == Endpoint::embeddings ? plimsoll::Endpoint::embeddings
                        : endpoint == Endpoint::chat     ? plimsoll::Endpoint::chat_completions
                                                         : plimsoll::Endpoint::completions;
+  if (auto admitted = frontend_.admits(*caller); !admitted) {
+    refusal = error_response(admitted.error());
+    co_await connection.respond(refusal);
+    co_return;
+  }
   Account& account = shared_.ledger.account(Component::rpc, "", caller->tenant, charged);
-  auto body = co_await connection.read_body(account);
+  auto body = co_await connection.read_body(caller->tenant, account);
   if (!body) {
     co_await connection.respond(body.error());
     co_return;
   }
   std::optional<Error> wrong;
   if (endpoint == Endpoint::embeddings) {
-    auto call = parse(std::move(*body), shared_.trees, account, parse_embedding_call);
+    auto call = parse(*body, shared_.memory, parse_embedding_call);
     if (call) {
-      co_await embed(connection, std::move(*caller), std::move(*call));
+      co_await embed(connection, std::move(*caller), std::move(*call), std::move(body->memory));
       co_return;
     }
     wrong = std::move(call.error());
   } else {
-    auto call = parse(std::move(*body), shared_.trees, account,
+    auto call = parse(*body, shared_.memory,
                       endpoint == Endpoint::chat ? parse_chat_call : parse_completion_call);
     if (call) {
-      co_await generate(connection, std::move(*caller), std::move(*call));
+      co_await generate(connection, std::move(*caller), std::move(*call), std::move(body->memory));
       co_return;
     }
     wrong = std::move(call.error());
@@ -362,25 +369,26 @@ AnswerHead HttpApi::make_head(const GenerationCall& call) const {
 }
 
 asio::awaitable<void> HttpApi::generate(HttpConnection& connection, Caller caller,
-                                        GenerationCall call) {
+                                        GenerationCall call, RequestLease memory) {
   AnswerHead head = make_head(call);
   const std::uint32_t choices = call.choices();
   const auto charged = endpoint_of(call.requests.front());
   RunningCalls calls(connection,
                      shared_.ledger.account(Component::rpc, "", caller.tenant, charged));
   calls.generate(frontend_, caller, std::move(call.requests));
+  memory.resize(0);  // the frontend has its own
   if (call.stream) {
     co_await answer_stream(connection, calls, std::move(head), choices);
   } else {
-    co_await answer_whole(connection, calls, std::move(head), choices);
+    co_await answer_whole(connection, calls, std::move(head), choices, std::move(memory));
   }
 }
 
 asio::awaitable<void> HttpApi::answer_whole(HttpConnection& connection, RunningCalls& calls,
-                                            AnswerHead head, std::uint32_t choices) {
+                                            AnswerHead head, std::uint32_t choices,
+                                            RequestLease memory) {
   const auto all = static_cast<std::uint32_t>(calls.requests() * choices);
   WholeAnswer answer(std::move(head), all);
-  HttpLease held(shared_.answers, calls.account());
   HttpResponse response;
   while (!calls.all_ended()) {
     if (!co_await connection.wait_for_events(calls.events())) co_return;
@@ -401,11 +409,12 @@ asio::awaitable<void> HttpApi::answer_whole(HttpConnection& connection, RunningC
       }
     }
     const std::uint64_t bytes = 2 * answer.bytes();  // as it is kept, and as the JSON it becomes
-    if (bytes > max_answer_bytes || !held.hold(bytes)) {
+    const std::uint64_t most = std::min(max_answer_bytes, shared_.memory.most_bytes());
+    if (bytes > most || !memory.hold(bytes)) {
       const Error error(ErrorCode::invalid_argument,
-                        "the answer takes more than " + std::to_string(max_answer_bytes) +
+                        "the answer takes more than " + std::to_string(most) +
                             " bytes: ask for fewer choices, tokens or logprobs, or stream it");
-      response = bytes > max_answer_bytes ? error_response(error) : overloaded_response("answers");
+      response = error_response(bytes > most ? error : request_memory_taken(shared_.memory, bytes));
       co_await connection.respond(response);
       co_return;
     }
@@ -456,22 +465,23 @@ asio::awaitable<void> HttpApi::answer_stream(HttpConnection& connection, Running
   co_await connection.end_stream();
 }
 
-asio::awaitable<void> HttpApi::embed(HttpConnection& connection, Caller caller,
-                                     EmbeddingCall call) {
+asio::awaitable<void> HttpApi::embed(HttpConnection& connection, Caller caller, EmbeddingCall call,
+                                     RequestLease memory) {
   const std::string model = call.request.model;
   RunningCalls calls(connection, shared_.ledger.account(Component::rpc, "", caller.tenant,
                                                         plimsoll::Endpoint::embeddings));
   calls.embed(frontend_, caller, std::move(call.request));
+  memory.resize(0);  // the frontend has its own
   if (!co_await connection.wait_for_events(calls.events())) co_return;
   auto events = calls.take();
   const auto& result = std::get<Result<EmbedResponse>>(events.front().what);
   if (result) calls.embed_ended();
   HttpResponse response;
-  HttpLease held(shared_.answers, calls.account());
+  const std::uint64_t bytes = result ? predict_embeddings_bytes(*result) : 0;
   if (!result) {
     response = error_response(result.error());
-  } else if (!held.hold(predict_embeddings_bytes(*result))) {
-    response = overloaded_response("answers");
+  } else if (!memory.hold(bytes)) {
+    response = error_response(request_memory_taken(shared_.memory, bytes));
   } else {
     response.body = embeddings_json(*result, model, call.base64);
   }

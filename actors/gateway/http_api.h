@@ -28,12 +28,15 @@ class HttpApi final : public HttpHandler {
   HttpResponse models(const HttpHead& head, bool one) const;
 
   asio::awaitable<void> call(HttpConnection& connection, Endpoint endpoint);
-  asio::awaitable<void> generate(HttpConnection& connection, Caller caller, GenerationCall call);
+  // `memory` is the request's until the frontend has its own, then an answer's in one piece.
+  asio::awaitable<void> generate(HttpConnection& connection, Caller caller, GenerationCall call,
+                                 RequestLease memory);
   asio::awaitable<void> answer_whole(HttpConnection& connection, RunningCalls& calls,
-                                     AnswerHead head, std::uint32_t choices);
+                                     AnswerHead head, std::uint32_t choices, RequestLease memory);
   asio::awaitable<void> answer_stream(HttpConnection& connection, RunningCalls& calls,
                                       AnswerHead head, std::uint32_t choices);
-  asio::awaitable<void> embed(HttpConnection& connection, Caller caller, EmbeddingCall call);
+  asio::awaitable<void> embed(HttpConnection& connection, Caller caller, EmbeddingCall call,
+                              RequestLease memory);
   AnswerHead make_head(const GenerationCall& call) const;
 
   Frontend& frontend_;

@@ -26,14 +26,18 @@ namespace {
 constexpr auto farewell = std::chrono::seconds(1);
 // How often a half-closed connection is asked whether it is a closed one.
 constexpr auto probe_interval = std::chrono::seconds(1);
+// How long a body may wait for memory, and how often it asks.
+constexpr auto memory_patience = std::chrono::seconds(2);
+constexpr auto memory_interval = std::chrono::milliseconds(20);
 // What a reader takes at least, in one write timeout.
 constexpr std::size_t slowest_reader_bytes = 1 << 20;
 
-HttpResponse too_large(const HttpConfig& config) {
+HttpResponse too_large(const HttpShared& shared) {
+  const auto most = shared.most_body_bytes();
+  auto what = "the body is larger than the limit of " + std::to_string(most) + " bytes";
+  if (most < shared.config.body_bytes) what += ", which is what this server has memory for";
   return error_response(
-      413, Error(ErrorCode::invalid_argument, "the body is larger than the limit of " +
-                                                  std::to_string(config.body_bytes) + " bytes")
-               .with_reason("body_too_large"));
+      413, Error(ErrorCode::invalid_argument, std::move(what)).with_reason("body_too_large"));
 }
 
 }  // namespace
@@ -54,17 +58,6 @@ HttpResponse error_response(int status, const Error& error) {
   }
   if (status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   return response;
-}
-
-Error overloaded(const std::string& what) {
-  return Error(ErrorCode::resource_exhausted,
-               "the server holds as many bytes of " + what + " as it may")
-      .with_reason("overloaded")
-      .retry_after(1000);
-}
-
-HttpResponse overloaded_response(const std::string& what) {
-  return error_response(overloaded(what));
 }
 
 HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared,
@@ -349,33 +342,51 @@ void HttpConnection::log_access(Clock::time_point began) const {
                 gone_ ? " gone=true" : "");
 }
 
-asio::awaitable<tl::expected<HttpBody, HttpResponse>> HttpConnection::read_body(Account& account) {
+asio::awaitable<bool> HttpConnection::hold(RequestLease& memory, std::uint64_t bytes) {
+  const auto until = Clock::now() + memory_patience;
+  auto over = [this] { return gone_; };
+  while (!memory.hold(bytes)) {
+    if (gone_ || Clock::now() >= until) co_return false;
+    co_await wait(Clock::now() + memory_interval, over);
+  }
+  co_return true;
+}
+
+asio::awaitable<tl::expected<HttpBody, HttpResponse>> HttpConnection::read_body(
+    const TenantId& tenant, Account& account) {
   const HttpConfig& config = shared_->config;
-  HttpBody body{{}, HttpLease(shared_->bodies, account)};
+  const std::uint64_t most = shared_->most_body_bytes();
+  HttpBody body{{}, RequestLease(shared_->memory, tenant, account)};
   const auto length = parser_->content_length();
-  if (length && *length > config.body_bytes) co_return tl::unexpected(too_large(config));
+  if (length && *length > most) co_return tl::unexpected(too_large(*shared_));
   if (!head_.expect.empty() && !parser_->is_done()) {
     if (!same_word(head_.expect, "100-continue")) {
       const Error error(ErrorCode::unsupported, "no Expect is supported but 100-continue");
       co_return tl::unexpected(error_response(417, error));
     }
     constexpr std::string_view go_on = "HTTP/1.1 100 Continue\r\n\r\n";
-    if (head_.http11 && input_.empty() && body.lease.hold(length ? *length : 0)) {
-      co_await write(go_on);
+    if (head_.http11 && input_.empty()) {
+      const std::uint64_t needed = json_text_copies * (length ? *length : 0);
+      const bool held = co_await hold(body.memory, needed);
+      if (held) co_await write(go_on);
     }
   }
   const auto deadline = Clock::now() + config.body_timeout;
   const std::string& text = parser_->get().body();
   while (!parser_->is_done()) {
-    // A body of unknown length doubles its buffer as it grows.
-    const std::uint64_t needed = length ? *length : 2 * (text.size() + input_.size());
-    if (!body.lease.hold(needed)) co_return tl::unexpected(overloaded_response("request bodies"));
+    // One of unknown length is there twice while it grows, but not read as JSON yet.
+    const std::uint64_t needed =
+        json_text_copies * (length ? *length : text.size() + input_.size());
+    const bool held = co_await hold(body.memory, needed);
+    if (!held) {
+      co_return tl::unexpected(error_response(request_memory_taken(shared_->memory, needed)));
+    }
     error_code ec;
     if (!feed(ec) || ec) {
       const Error error(ErrorCode::malformed, "malformed request body: " + ec.message());
       co_return tl::unexpected(error_response(400, error));
     }
-    if (text.size() > config.body_bytes) co_return tl::unexpected(too_large(config));
+    if (text.size() > most) co_return tl::unexpected(too_large(*shared_));
     if (parser_->is_done()) break;
     if (input_ended_ || gone_) {
       const Error error(ErrorCode::malformed, "the request's body ends too early");

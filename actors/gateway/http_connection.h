@@ -25,8 +25,11 @@
 #include <utility>
 #include <vector>
 
+#include "actors/frontend.h"
+#include "actors/gateway/bounded_json.h"
 #include "actors/gateway/http_events.h"
 #include "actors/gateway/http_socket.h"
+#include "actors/request_memory.h"
 #include "actors/server_config.h"
 #include "engine/base/result.h"
 #include "engine/memory/ledger.h"
@@ -42,64 +45,18 @@ class HttpHandler {
   virtual asio::awaitable<void> answer(HttpConnection& connection) = 0;
 };
 
-// A bound on what all connections hold of one kind.
-class HttpBudget {
- public:
-  explicit HttpBudget(std::uint64_t limit) : limit_(limit) {}
-  std::uint64_t limit() const { return limit_; }
-  bool take(std::uint64_t bytes) {
-    if (bytes_.fetch_add(bytes) + bytes <= limit_) return true;
-    bytes_ -= bytes;
-    return false;
-  }
-  void give_back(std::uint64_t bytes) { bytes_ -= bytes; }
-  std::uint64_t bytes() const { return bytes_; }
-
- private:
-  const std::uint64_t limit_;
-  std::atomic<std::uint64_t> bytes_{0};
-};
-
-// A part of a budget, and of a tenant's account, for as long as it lives.
-class HttpLease {
- public:
-  HttpLease(HttpBudget& budget, Account& account) : budget_(&budget), charge_(account, 0) {}
-  HttpLease(HttpLease&& other) noexcept = default;
-  ~HttpLease() { budget_->give_back(charge_.bytes()); }
-  // Holds `bytes` in all, or more; false, and nothing changed, if the budget is spent.
-  bool hold(std::uint64_t bytes) {
-    if (bytes <= charge_.bytes()) return true;
-    if (!budget_->take(bytes - charge_.bytes())) return false;
-    charge_.resize(bytes);
-    return true;
-  }
-
- private:
-  HttpBudget* budget_;
-  Charge charge_;
-};
-
 // What all connections of a gateway share.
 struct HttpShared {
-  HttpShared(const HttpConfig& c, Ledger& l)
-      : config(c),
-        ledger(l),
-        bodies(std::min(16 * c.body_bytes, share(c))),
-        trees(share(c)),
-        answers(share(c)) {}
-  // Of all memory, since bodies come faster than a governor looks; enough for the largest one.
-  static std::uint64_t share(const HttpConfig& c) {
-    constexpr std::uint64_t most = 256_MiB;
-    if (c.memory_bytes == 0) return most;
-    return std::min(most, std::max(c.body_bytes + 1_MiB, c.memory_bytes / 32));
+  HttpShared(const HttpConfig& c, Ledger& l, RequestMemory& m) : config(c), ledger(l), memory(m) {}
+  // The largest body that is taken: what reading it needs can be had.
+  std::uint64_t most_body_bytes() const {
+    return std::min(config.body_bytes, memory.most_bytes() / json_text_copies);
   }
 
   const HttpConfig config;
   Ledger& ledger;
   HttpHandler* handler = nullptr;
-  HttpBudget bodies;   // of requests
-  HttpBudget trees;    // that parsers make of bodies
-  HttpBudget answers;  // that are sent in one piece
+  RequestMemory& memory;  // for bodies, what parsers make of them, answers in one piece
   std::atomic<bool> stopping{false};
   std::atomic<std::uint32_t> connections{0};
   std::atomic<std::uint64_t> connections_refused_total{0};
@@ -127,11 +84,8 @@ HttpResponse error_response(int status, const Error& error);
 
 struct HttpBody {
   std::string text;
-  HttpLease lease;
+  RequestLease memory;  // for reading it as JSON
 };
-// All connections together hold as much as they may.
-Error overloaded(const std::string& what);
-HttpResponse overloaded_response(const std::string& what);
 
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
@@ -156,9 +110,11 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void set_tenant(const TenantId& tenant) { tenant_ = tenant.get(); }
   const std::string& request_id() const { return request_id_; }
 
-  // Reads the body, after "100 Continue" where the client waits for it. Errors come as the
-  // response to give. The connection ends after an answer whose body was not read.
-  asio::awaitable<tl::expected<HttpBody, HttpResponse>> read_body(Account& account);
+  // Reads the body, after "100 Continue" where the client waits for it, and once there is memory
+  // for it: waits a little for that. Errors come as the response to give. The connection ends after
+  // an answer whose body was not read.
+  asio::awaitable<tl::expected<HttpBody, HttpResponse>> read_body(const TenantId& tenant,
+                                                                  Account& account);
 
   // False from any of these: the peer is gone, and what runs for it should be cancelled.
   asio::awaitable<bool> respond(const HttpResponse& response);
@@ -191,6 +147,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<bool> check_head();
   asio::awaitable<bool> reject(int status, Error error);
   asio::awaitable<void> answer();
+  asio::awaitable<bool> hold(RequestLease& memory, std::uint64_t bytes);
   asio::awaitable<bool> probe();
   asio::awaitable<bool> write(std::string_view bytes);
   asio::awaitable<void> finish();

@@ -58,7 +58,8 @@ Result<std::optional<asio::ssl::context>> make_tls(const ListenConfig& listen) {
 
 struct HttpGateway::Impl {
   Impl(const HttpConfig& config, Frontend& frontend, Ledger& ledger)
-      : shared(std::make_shared<HttpShared>(config, ledger)), api(frontend, *shared) {
+      : shared(std::make_shared<HttpShared>(config, ledger, frontend.request_memory())),
+        api(frontend, *shared) {
     shared->handler = &api;
   }
 

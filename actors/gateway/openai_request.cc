@@ -11,11 +11,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int max_depth = 64;
-constexpr std::uint64_t max_values = 1 << 20;
-constexpr std::uint64_t value_bytes = 128;  // of a small value in the tree, with its key
-constexpr std::int64_t max_choices = 128;   // of all prompts together; OpenAI's limit for n
-constexpr std::size_t max_stops = 16;       // OpenAI's is 4
+constexpr std::int64_t max_choices = 128;  // of all prompts together; OpenAI's limit for n
+constexpr std::size_t max_stops = 16;      // OpenAI's is 4
 constexpr std::size_t max_stop_bytes = 1024;
 constexpr std::size_t max_biases = 1024;
 constexpr std::size_t max_inputs = 2048;  // OpenAI's limit for embeddings
@@ -25,21 +22,12 @@ constexpr std::int64_t max_int32 = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t min_int64 = std::numeric_limits<std::int64_t>::min();
 constexpr std::int64_t max_int64 = std::numeric_limits<std::int64_t>::max();
 
-Result<Json> parse_object(std::string_view body) {
-  if (auto shape = predict_parse_bytes(body); !shape) return fail(shape.error());
-  try {
-    Json object = Json::parse(body);
-    if (!object.is_object()) {
-      return fail(ErrorCode::invalid_argument, "the body must be a JSON object");
-    }
-    return object;
-  } catch (const Json::parse_error& e) {
-    // Its own text may quote megabytes of the body.
-    return fail(ErrorCode::invalid_argument,
-                "the body is not valid JSON in UTF-8: error at byte " + std::to_string(e.byte));
-  } catch (const Json::exception&) {
-    return fail(ErrorCode::invalid_argument, "the body holds a number that is out of range");
+Result<Json> parse_object(std::string_view body, const HoldBytes& hold) {
+  auto object = parse_bounded_json(body, hold);
+  if (object && !object->is_object()) {
+    return fail(ErrorCode::invalid_argument, "the body must be a JSON object");
   }
+  return object;
 }
 
 std::string read_model(JsonFields& fields) {
@@ -268,40 +256,8 @@ void check_response_format(JsonFields& fields) {
 
 }  // namespace
 
-Result<std::uint64_t> predict_parse_bytes(std::string_view body) {
-  // Counts what a parser would make of it, without being one: every value but the first follows an
-  // opening bracket or a comma. Brackets inside strings do not count.
-  int depth = 0;
-  std::uint64_t values = 1;
-  bool in_string = false;
-  for (std::size_t i = 0; i < body.size(); ++i) {
-    const char c = body[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      ++values;
-      if (++depth > max_depth) {
-        return fail(ErrorCode::invalid_argument,
-                    "the body nests deeper than " + std::to_string(max_depth) + " levels");
-      }
-    } else if (c == ']' || c == '}') {
-      --depth;
-    } else if (c == ',') {
-      ++values;
-    }
-  }
-  if (values > max_values) {
-    return fail(ErrorCode::invalid_argument,
-                "the body holds more than " + std::to_string(max_values) + " JSON values");
-  }
-  return values * value_bytes + body.size();
-}
-
-Result<GenerationCall> parse_chat_call(std::string_view body) {
-  auto object = parse_object(body);
+Result<GenerationCall> parse_chat_call(std::string_view body, const HoldBytes& hold) {
+  auto object = parse_object(body, hold);
   if (!object) return fail(object.error());
   JsonFields fields(*object);
   GenerationCall call;
@@ -339,8 +295,8 @@ Result<GenerationCall> parse_chat_call(std::string_view body) {
   return call;
 }
 
-Result<GenerationCall> parse_completion_call(std::string_view body) {
-  auto object = parse_object(body);
+Result<GenerationCall> parse_completion_call(std::string_view body, const HoldBytes& hold) {
+  auto object = parse_object(body, hold);
   if (!object) return fail(object.error());
   JsonFields fields(*object);
   GenerationCall call;
@@ -376,8 +332,8 @@ Result<GenerationCall> parse_completion_call(std::string_view body) {
   return call;
 }
 
-Result<EmbeddingCall> parse_embedding_call(std::string_view body) {
-  auto object = parse_object(body);
+Result<EmbeddingCall> parse_embedding_call(std::string_view body, const HoldBytes& hold) {
+  auto object = parse_object(body, hold);
   if (!object) return fail(object.error());
   JsonFields fields(*object);
   EmbeddingCall call;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "actors/frontend.h"
+#include "actors/gateway/bounded_json.h"
 #include "engine/base/result.h"
 
 namespace plimsoll {
@@ -33,13 +34,9 @@ struct EmbeddingCall {
   bool base64 = false;  // little-endian float32 in base64 instead of an array of numbers
 };
 
-// An upper bound of the memory that reading `body` takes while it lasts; none is taken if the
-// body nests or holds more than the limits allow. Errors: invalid_argument.
-Result<std::uint64_t> predict_parse_bytes(std::string_view body);
-
 // Errors: invalid_argument and unsupported, with `param` where a field is at fault.
-Result<GenerationCall> parse_chat_call(std::string_view body);
-Result<GenerationCall> parse_completion_call(std::string_view body);
-Result<EmbeddingCall> parse_embedding_call(std::string_view body);
+Result<GenerationCall> parse_chat_call(std::string_view body, const HoldBytes& hold = {});
+Result<GenerationCall> parse_completion_call(std::string_view body, const HoldBytes& hold = {});
+Result<EmbeddingCall> parse_embedding_call(std::string_view body, const HoldBytes& hold = {});
 
 }  // namespace plimsoll

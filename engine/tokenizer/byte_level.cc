@@ -1,5 +1,6 @@
 #include "engine/tokenizer/byte_level.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 
@@ -95,6 +96,25 @@ class ByteLevelTokenizer final : public BaseTokenizer {
       text.remove_prefix(n);
     }
     return bytes;
+  }
+
+  // Every pattern ends a word between what is no space and a space, or behind the space.
+  std::size_t longest_word(std::string_view text) const override {
+    std::size_t longest = 0, before = 0, word = 0, after = 0;  // spaces, others, spaces
+    const auto is_space = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      if (is_space(text[i])) {
+        ++after;
+      } else {
+        if (after > 0) {
+          before = after;
+          word = after = 0;
+        }
+        ++word;
+      }
+      longest = std::max(longest, before + word + after);
+    }
+    return longest;
   }
 
   std::uint64_t memory_bytes() const override {

@@ -103,6 +103,23 @@ class SentencePieceTokenizer final : public BaseTokenizer {
     return text;
   }
 
+  std::size_t longest_word(std::string_view text) const override {
+    std::size_t longest = 0, length = space_mark.size();
+    char32_t previous = space_mark_code;
+    while (!text.empty()) {
+      char32_t code = 0;
+      const std::size_t n = decode_utf8(text, code);
+      if (n == 0) return std::max(longest, length + space_mark.size() * text.size());  // ill-formed
+      if (code == ' ') code = space_mark_code;
+      if (!pairs_.may_contain(previous, code)) length = 0;
+      length += code == space_mark_code ? space_mark.size() : n;
+      longest = std::max(longest, length);
+      previous = code;
+      text.remove_prefix(n);
+    }
+    return longest;
+  }
+
   std::uint64_t memory_bytes() const override {
     return sizeof *this + BaseTokenizer::memory_bytes() +
            priorities_.capacity() * sizeof(std::uint32_t) + pairs_.memory_bytes();

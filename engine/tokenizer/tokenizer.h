@@ -44,6 +44,9 @@ class Tokenizer {
   virtual Result<std::vector<TokenId>> encode(std::string_view text,
                                               EncodeOptions options) const = 0;
 
+  // Bytes of the longest word of `text`, in that sense, or an upper bound; 0 if it merges nothing.
+  virtual std::size_t longest_word(std::string_view text) const { return text.size(); }
+
   // The parts are tokenized as one text: merges and user-defined tokens (runs of newlines, ...) may
   // cross a border between two parts. Special tokens are recognized only where all of their bytes
   // are in parts that allow it.

@@ -88,6 +88,7 @@ class WordPieceTokenizer final : public BaseTokenizer {
   WordPieceTokenizer(Vocabulary vocabulary, SpecialIds ids, WordPieceOptions options)
       : BaseTokenizer(std::move(vocabulary), std::move(ids)), options_(std::move(options)) {}
 
+  std::size_t longest_word(std::string_view) const override { return 0; }
   std::uint64_t memory_bytes() const override {
     return sizeof *this + BaseTokenizer::memory_bytes();
   }

@@ -61,7 +61,7 @@ struct HouseOptions {
   std::uint32_t context = 4096;
   std::vector<cluster::Tenant> tenants{};  // with keys: nobody comes in without one
   std::uint32_t most_requests = 1000;
-  std::uint64_t most_bytes = 16_MiB;
+  std::uint64_t most_bytes = 16_MiB;  // of one tenant
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
   bool park = false;  // sequences that no node can take
@@ -75,13 +75,14 @@ struct HouseOptions {
 
 struct House {
   explicit House(HouseOptions options = {})
-      : open(options.most_requests, options.most_bytes),
+      : open(options.most_requests),
+        memory(2 * options.most_bytes),
         system(configured(config, options)),
         router(spawn_router(system, {tenants(options), board, &ledger, settings(options),
                                      options.want_share, options.lease_patience})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
-    services.emplace(
-        RequestServices{ledger, *board, metrics, history, open, router, options.window, options.deadline});
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, memory, router,
+                                     options.window, options.deadline});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", byte_model_text(), options.context),
                    ModelKind::causal,
@@ -213,6 +214,7 @@ struct House {
   Metrics metrics;
   History history{ledger};
   OpenRequests open;
+  RequestMemory memory;
   ActorSystemConfig config{2};
   caf::actor_system system;
   RouterActor router;

@@ -108,17 +108,25 @@ async def thousand_unread(client, random, context):
 
 
 async def huge_bodies(client, random, context, limit_bytes=8 << 20):
-    """As large as the server takes them: a prompt that is much too long, deep and wide trees."""
-    size = limit_bytes - 4096
-    kinds = [
-        json.dumps(completion("a " * (size // 2), 4)).encode(),
-        json.dumps(completion([1] * (size // 3), 4)).encode(),
-        b'{"model": ' + b"[" * (size - 20),
-        b'{"model": "m", "messages": [' + b'{"a":1},' * (size // 8 - 8) + b"{}]}",
-        json.dumps({"model": CHAT, "messages": [{"role": "user", "content": "b " * (size // 2)}]})
-        .encode(),
-    ]
-    await repeat(random.randint(8, 32), lambda: client.send(COMPLETIONS, random.choice(kinds)))
+    """Up to as large as the configuration takes them, which may be more than there is memory for: a
+    prompt that is much too long, deep and wide trees, one endless word."""
+
+    def made():
+        size = limit_bytes // random.choice([1, 2, 4, 6, 8, 16, 32]) - 4096
+        kinds = [
+            lambda: json.dumps(completion("a " * (size // 2), 4)).encode(),
+            lambda: json.dumps(completion("a" * (size // 16), 4)).encode(),
+            lambda: json.dumps(completion([1] * (size // 3), 4)).encode(),
+            lambda: b'{"model": ' + b"[" * (size - 20),
+            lambda: b'{"model": "m", "messages": [' + b'{"a":1},' * (size // 8 - 8) + b"{}]}",
+            lambda: json.dumps(
+                {"model": CHAT, "messages": [{"role": "user", "content": "b " * (size // 2)}]}
+            ).encode(),
+        ]
+        return random.choice(kinds)()
+
+    bodies = [made() for _ in range(12)]
+    await repeat(random.randint(8, 32), lambda: client.send(COMPLETIONS, random.choice(bodies)))
 
 
 async def half_bodies(client, random, context, limit_bytes=8 << 20):
@@ -126,9 +134,10 @@ async def half_bodies(client, random, context, limit_bytes=8 << 20):
     writers = []
     try:
         for _ in range(random.randint(16, 64)):
+            size = limit_bytes // random.choice([1, 4, 8, 16])
             _, writer = await client.open(COMPLETIONS, b"")
             writers.append(writer)
-            writer.write(client.head(COMPLETIONS, limit_bytes) + b"x" * (limit_bytes // 2))
+            writer.write(client.head(COMPLETIONS, size) + b"x" * (size // 2))
         await asyncio.sleep(3600)
     except OSError:
         await asyncio.sleep(3600)

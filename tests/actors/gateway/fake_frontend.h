@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -40,6 +41,20 @@ class FakeFrontend final : public Frontend {
       return fail(ErrorCode::unauthenticated, "unknown API key");
     }
     return Caller{TenantId(key.empty() ? "local" : std::string(key)), key != "tenant"};
+  }
+
+  Result<void> admits(const Caller& caller) const override {
+    if (caller.tenant.get() == "squeezed") {
+      return fail(Error(ErrorCode::resource_exhausted, "the server is short of memory")
+                      .with_reason("memory_pressure")
+                      .retry_after(1000));
+    }
+    return {};
+  }
+  std::uint64_t memory_bytes = 64_MiB;  // set before the first request
+  RequestMemory& request_memory() override {
+    if (!memory_) memory_.emplace(memory_bytes);
+    return *memory_;
   }
 
   std::shared_ptr<GenerationStream> generate(
@@ -234,6 +249,7 @@ class FakeFrontend final : public Frontend {
   std::vector<GenerateRequest> requests_;
   std::vector<std::thread> threads_;
   std::string revoked_;
+  std::optional<RequestMemory> memory_;
 };
 
 }  // namespace plimsoll

@@ -101,19 +101,31 @@ TEST_F(HttpGatewayTest, SmallEndpoints) {
 }
 
 TEST_F(HttpGatewayTest, OfLittleMemoryBodiesGetLittle) {
-  config_.body_bytes = 64 * 1024;
-  config_.memory_bytes = 8_MiB;
+  frontend_.memory_bytes = 600'000;
   start();
+  // A tenant may have half, and a body is there up to three times while it is read.
+  const auto large = Client(port()).post(completion_path, std::string(100'000, ' '));
+  EXPECT_EQ(large.status, 400) << "it was read";
+  const auto larger = Client(port()).post(completion_path, std::string(100'001, ' '));
+  EXPECT_EQ(larger.status, 413);
   std::string body = R"({"model":"fake","prompt":[1)";
   for (int i = 0; i < 20'000; ++i) body += ",1";
-  const auto large = Client(port()).post(completion_path, body + "]}");
-  EXPECT_EQ(large.status, 400);
-  EXPECT_THAT(large.body, HasSubstr("send fewer JSON values"));
-  gateway_.reset();
-  config_.memory_bytes = 1024_MiB;
+  const auto many = Client(port()).post(completion_path, body + "]}");
+  EXPECT_EQ(many.status, 429);
+  EXPECT_EQ(error_code(many), "request_memory");
+  EXPECT_FALSE(many.headers.contains("retry-after")) << "it never fits";
+  EXPECT_EQ(Client(port()).post(completion_path, prompt(1)).status, 200);
+}
+
+TEST_F(HttpGatewayTest, UnderPressureNoBodyIsRead) {
   start();
-  EXPECT_EQ(Client(port()).post(completion_path, body + "]}").body.find("fewer JSON values"),
-            std::string::npos);
+  Client client(port());
+  client.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer squeezed\r\n"
+      "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n");
+  const auto refused = client.read_response();
+  EXPECT_EQ(refused.status, 429);
+  EXPECT_EQ(refused.headers.at("retry-after"), "1");
 }
 
 TEST_F(HttpGatewayTest, HeadAndOptions) {
@@ -495,27 +507,38 @@ TEST_F(HttpGatewayTest, BodyLimit) {
 }
 
 TEST_F(HttpGatewayTest, AllBodiesTogetherAreBounded) {
-  config_.body_bytes = 1000;
+  frontend_.memory_bytes = 96'000;
   start();
+  const auto half = [](const std::string& tenant) {
+    return "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+           "Authorization: Bearer " +
+           tenant + "\r\nContent-Length: 1000\r\n\r\n{";
+  };
   std::vector<std::unique_ptr<Client>> holders;
-  const std::string half =
-      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-      "Content-Length: 1000\r\n\r\n{";
   for (int i = 0; i < 16; ++i) {
     holders.push_back(std::make_unique<Client>(port()));
-    holders.back()->send(half);
+    holders.back()->send(half("greedy"));
   }
   ASSERT_TRUE(eventually([&] {
-    return Client(port()).get("/metrics").body.find("body_bytes 16000") != std::string::npos;
+    return Client(port()).get("/metrics").body.find("request_memory_bytes 48000\n") !=
+           std::string::npos;
   }));
   Client late(port());
-  late.send(half);
+  const auto began = Clock::now();
+  late.send(half("greedy"));
   const auto response = late.read_response();
-  EXPECT_EQ(response.status, 503);
-  EXPECT_EQ(error_code(response), "overloaded");
+  EXPECT_GE(Clock::now() - began, 1s) << "it waits a little";
+  EXPECT_EQ(response.status, 429);
+  EXPECT_EQ(error_code(response), "request_memory");
+  EXPECT_TRUE(response.headers.contains("retry-after"));
+  EXPECT_EQ(Client(port()).post(completion_path, prompt(1)).status, 200)
+      << "another tenant's share";
+  Client waiting(port());
+  waiting.send(half("greedy").substr(0, half("greedy").size() - 1) + prompt(1) +
+               std::string(1000 - prompt(1).size(), ' '));
+  std::this_thread::sleep_for(100ms);
   holders.pop_back();
-  EXPECT_TRUE(
-      eventually([&] { return Client(port()).post(completion_path, prompt(1)).status == 200; }));
+  EXPECT_EQ(waiting.read_response().status, 200) << "as soon as there is room";
 }
 
 TEST_F(HttpGatewayTest, AmbiguousFramingIsRefused) {
@@ -654,7 +677,7 @@ TEST_F(HttpGatewayTest, BuffersAreInTheLedger) {
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
       "Authorization: Bearer acme\r\nContent-Length: 50000\r\n\r\n{");
   auto& acme = ledger_.account(Component::rpc, "", TenantId("acme"), Endpoint::completions);
-  EXPECT_TRUE(eventually([&] { return acme.bytes() == 50'000; }));
+  EXPECT_TRUE(eventually([&] { return acme.bytes() == 3 * 50'000; }));
   client.close();
   EXPECT_TRUE(eventually([&] { return acme.bytes() == 0; }));
 }

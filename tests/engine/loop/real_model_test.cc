@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "engine/kernels/cpu/thread_pool.h"
@@ -19,6 +20,8 @@ struct Setting {
   std::uint32_t chunk_tokens;
   std::uint32_t sequences;
   KvType kv_type = KvType::f16;
+  // Tokens after which each client stops reading until all have got as many.
+  std::optional<std::uint32_t> pause_after = {};
 };
 
 class RealModel {
@@ -49,9 +52,17 @@ class RealModel {
     config.kv_budget_bytes =
         setting.blocks * (*model)->kv_layout(config.block_tokens, config.kv_type).block_bytes();
     EngineHarness harness(std::move(*model), config, ledger);
-    for (const auto& request : requests) {
+    for (auto request : requests) {
+      request.credit = setting.pause_after.value_or(request.credit);
       const auto accepted = harness.engine().submit(request);
       if (!accepted) throw std::runtime_error(to_string(accepted.error()));
+    }
+    for (const auto& request : requests) {
+      if (!setting.pause_after) break;
+      EXPECT_TRUE(harness.wait_tokens(request.id.get(), *setting.pause_after));
+    }
+    for (const auto& request : requests) {
+      if (setting.pause_after) harness.engine().add_credit(request.id, request.max_new_tokens);
     }
     std::vector<std::vector<TokenId>> texts;
     for (const auto& request : requests) {
@@ -103,6 +114,8 @@ void expect_same_text_in_any_company(RealModel& model, std::uint32_t vocab, std:
     blocks = std::max<std::uint32_t>(blocks, (request.prompt.size() + answer - 1 + 15) / 16);
   }
   EXPECT_EQ(model.run({blocks + 1, 64, 8, kv_type}, all), alone) << "in a tiny pool";
+  // Halfway all of them together hold more than that: whoever paused had to leave it to the next.
+  EXPECT_EQ(model.run({blocks + 1, 64, 8, kv_type, answer / 2}, all), alone) << "preempted";
   EXPECT_GT(model.preemptions, 0U);
 }
 
