@@ -4,6 +4,8 @@ controller can be had, else v1, with a v2 group beside it for the stalls (PSI) o
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import time
 
 V1, V2_HYBRID, V2 = (
@@ -115,6 +117,48 @@ class Group:
 
     def __exit__(self, *_):
         self.remove()
+
+
+# Takes, and keeps, as many bytes as the number on each line says; gives all back at "0".
+EATER = """
+import mmap, sys
+eaten = []
+for line in sys.stdin:
+    size = int(line)
+    if size:
+        eaten.append(mmap.mmap(-1, size))
+        for page in range(0, size, mmap.PAGESIZE):
+            eaten[-1][page] = 1
+    else:
+        while eaten:
+            eaten.pop().close()
+    print("done", flush=True)
+"""
+
+
+class Eater:
+    """A neighbour: a process in the group."""
+
+    def __init__(self, group):
+        self.process = subprocess.Popen(
+            group.enter([sys.executable, "-c", EATER]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def eat(self, size):
+        self.process.stdin.write(f"{size}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline() == "done\n"
+
+    def give_back(self):
+        return self.eat(0)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait(10)
+        self.process.stdout.close()
 
 
 def why_not():

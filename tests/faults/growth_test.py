@@ -4,59 +4,18 @@ import asyncio
 import pathlib
 import random
 import re
-import subprocess
-import sys
 import time
 
 import pytest
 
 import hostile
 from drill import MIB, Drill, tenant_entry
-from groups import Group
+from groups import Eater, Group
 from traffic import CHAT as CHAT_PATH
 from traffic import COMPLETIONS
 
 pytestmark = pytest.mark.usefixtures("limited")
 LEAK_BYTES_PER_SECOND = MIB
-
-# Takes, and keeps, as many bytes as the number on each line says; gives all back at "0".
-EATER = """
-import mmap, sys
-eaten = []
-for line in sys.stdin:
-    size = int(line)
-    if size:
-        eaten.append(mmap.mmap(-1, size))
-        eaten[-1].write(b"e" * size)
-    else:
-        while eaten:
-            eaten.pop().close()
-    print("done", flush=True)
-"""
-
-
-class Eater:
-    def __init__(self, group):
-        self.process = subprocess.Popen(
-            group.enter([sys.executable, "-c", EATER]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def eat(self, size):
-        self.process.stdin.write(f"{size}\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline() == "done\n"
-
-    def give_back(self):
-        return self.eat(0)
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
-
 
 def wait_for(what, timeout):
     """What `what` returns, once it is true; None after the time."""

@@ -1,5 +1,5 @@
-"""Random configurations under random hostile loads, in a group in which the kernel really kills: it
-shall not have to, and whoever behaves shall not notice. And the proof that this can fail."""
+"""Random configurations under random hostile loads, in a group in which the kernel really kills, and
+of which a neighbour has taken so much that little is left: it shall not have to, and whoever behaves shall not notice. And the proof that this can fail."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ import pytest
 
 import hostile
 from drill import CHAT, EMBED, MIB, Drill, Refused, own_model_files, tenant_entry
-from groups import Group
+from groups import Eater, Group
 
 pytestmark = pytest.mark.usefixtures("limited")
 SHORT, LONG = 6, 200
@@ -35,6 +35,7 @@ class Setup:
     embeds: bool
     own_files: bool
     seconds: float
+    left_share: float | None = None  # of the limit, by a neighbour, before it begins
 
 
 def random_setup(seed):
@@ -64,6 +65,7 @@ def random_setup(seed):
         embeds=embeds,
         own_files=rng.random() < 0.5,
         seconds=rng.uniform(5, 8),
+        left_share=rng.uniform(0.22, 0.40),
     )
 
 
@@ -78,6 +80,16 @@ def most_kv(folder, group, tenants, models, settings):
             raise
     most = int(leaves[1]) - 64 * 1024
     return Drill(folder, group, tenants, models, engine_kv_memory=str(most), **settings)
+
+
+def untouched_bytes(server):
+    """What it has promised itself beside KV, and will come to use: nobody can shed that."""
+    rows = server.memory()["rows"]
+    return sum(
+        row["bytes"] - row["resident_bytes"]
+        for row in rows
+        if row["kind"] == "anonymous" and row["component"] != "kv"
+    )
 
 
 async def watch(group, figures):
@@ -125,10 +137,20 @@ def drill(setup, folder, name, switches=None):
     with Group(name, setup.limit_mib * MIB) as group:
         settings = {**setup.settings, "drain_deadline": "1s", "switches": switches}
         server = most_kv(folder, group, tenants, models, settings)
+        eater = None
         try:
+            if setup.left_share:
+                # Else seconds would not be enough to fill the group.
+                eater = Eater(group)
+                eater.give_back()  # it runs
+                left = int(setup.left_share * setup.limit_mib * MIB) + untouched_bytes(server)
+                eaten = setup.limit_mib * MIB - group.unreclaimable_bytes() - left
+                assert eaten <= 0 or eater.eat(eaten)
             yield server, group
         finally:
             server.end()
+            if eater:
+                eater.end()
 
 
 @pytest.fixture(scope="module")
