@@ -503,7 +503,16 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
       views.push_back(sequence->view());
       running.push_back(sequence.get());
     }
-    const auto victim = planner_.shed_victim(views, block_cap_, order.level == PressureLevel::red);
+    auto victim = planner_.shed_victim(views, block_cap_, order.level == PressureLevel::red);
+    if (!victim && order.level == PressureLevel::red && running.size() == 1) {
+      // Nobody else has anything left to give. If the oldest itself is what does not fit, it goes:
+      // the kernel would take everybody.
+      const std::uint64_t held = running[0]->blocks.size() * block_bytes;
+      const auto missing = wanted - (pool_.free_count() - free_before);
+      if (running[0]->blocks.size() >= missing && held > running[0]->request.guaranteed_bytes) {
+        victim = Planner::Victim{0, true};
+      }
+    }
     if (!victim) break;
     Sequence& sequence = *running[victim->sequence];
     Lost& lost = losses[sequence.request.tenant];
@@ -596,7 +605,8 @@ bool LoopEngine::step() {
   if (views_.empty()) return false;
   if (block_cap_ < pool_.capacity()) {
     // Under pressure the oldest sequence is slowed down, not held up for good.
-    const std::uint32_t oldest = pool_.layout().blocks_for(views_.front().target) + 1;
+    std::uint32_t oldest = pool_.layout().blocks_for(views_.front().target) + 1;
+    if (applied_ == PressureLevel::red) oldest = std::min(oldest, views_.front().blocks + 2);
     block_cap_ = std::max(block_cap_, std::min(oldest, pool_.capacity()));
   }
   const bool tight = [&] {
