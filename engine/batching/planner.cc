@@ -142,7 +142,8 @@ void Planner::read() {
     if (tenant.next == 0) weights_ += tenant.weight;
     tenant.next = 1;  // seen
     const std::uint32_t end = std::max(sequence.target, sequence.reserve * block_tokens_);
-    tenant.wanted += cost_.added(sequence.computed, end - sequence.computed);
+    const std::uint32_t generates = end - sequence.target + (sequence.samples ? 1 : 0);
+    tenant.wanted += cost_.added(sequence.computed, end - sequence.computed, generates);
     tenant.blocks += sequence.blocks;
     class_of(sequence) += sequence.blocks;
     if (sequence.state == State::paused) continue;
@@ -238,7 +239,7 @@ void Planner::plan_decodes(bool greedy) {
     if (t == nobody) break;
     Tenant& tenant = tenants_[t];
     const std::uint32_t index = tenant.decodes[tenant.next];
-    seconds += cost_.added(sequences_[index].computed, 1);
+    seconds += cost_.added(sequences_[index].computed, 1, 1);
     if (seconds > seconds_left_ * (1 + 1e-9)) break;
     ++tenant.next;
     chosen_.push_back(index);
@@ -388,7 +389,7 @@ void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t 
   tokens_left_ -= chunk.tokens;
   rows_left_ -= chunk.logit_rows;
   available_ -= blocks;
-  spend(cost_.added(sequences_[chunk.sequence].computed, chunk.tokens));
+  spend(added(chunk));
   Tenant& tenant = tenants_[sequences_[chunk.sequence].tenant];
   tenant.blocks += blocks;
   class_of(sequences_[chunk.sequence]) += blocks;
@@ -453,7 +454,7 @@ void Planner::preempt(std::uint32_t index) {
   chunks_left_ += fate.chunk.tokens > 0;
   tokens_left_ += fate.chunk.tokens;
   rows_left_ += fate.chunk.logit_rows;
-  spend(-cost_.added(sequence.computed, fate.chunk.tokens));
+  spend(-added(fate.chunk));
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks -= sequence.blocks + fate.granted;
   class_of(sequence) -= sequence.blocks + fate.granted;
@@ -473,7 +474,7 @@ void Planner::undo_preempt(std::uint32_t index) {
   chunks_left_ -= fate.chunk.tokens > 0;
   tokens_left_ -= fate.chunk.tokens;
   rows_left_ -= fate.chunk.logit_rows;
-  spend(cost_.added(sequence.computed, fate.chunk.tokens));
+  spend(added(fate.chunk));
   Tenant& tenant = tenants_[sequence.tenant];
   tenant.blocks += sequence.blocks + fate.granted;
   class_of(sequence) += sequence.blocks + fate.granted;

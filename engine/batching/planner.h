@@ -26,17 +26,12 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string_view>
 #include <vector>
 
+#include "engine/batching/capacity_class.h"
 #include "engine/batching/step_cost.h"
 
 namespace plimsoll {
-
-// What work is of a kind in its demands; embeddings have an engine, and memory, of their own.
-enum class CapacityClass : std::uint8_t { low_latency, batch, long_context };
-inline constexpr std::size_t capacity_classes = 3;
-std::string_view to_string(CapacityClass of);  // "low_latency", ...
 
 struct PlannerLimits {
   std::uint32_t tokens = 512;  // in one step
@@ -175,6 +170,9 @@ class Planner {
   void plan_decodes(bool greedy);
   void plan_prefills(bool greedy);
   std::uint32_t affordable(const PlannerSequence& sequence, std::int64_t tokens) const;
+  double added(const PlannedChunk& chunk) const {
+    return cost_.added(sequences_[chunk.sequence].computed, chunk.tokens, chunk.logit_rows);
+  }
   void spend(double seconds) {
     planned_seconds_ += seconds;
     seconds_left_ -= seconds;

@@ -7,31 +7,36 @@
 namespace plimsoll {
 namespace {
 
-using Row = std::array<double, 4>;  // three coefficients, and the right side
+constexpr std::size_t terms = 4;
+using Terms = std::array<double, terms>;
+using Row = std::array<double, terms + 1>;  // the coefficients, and the right side
 
 // Gauss's elimination with pivoting; what cannot be told from the others is 0.
-std::array<double, 3> solve(std::array<Row, 3> rows) {
-  std::array<double, 3> out{};
-  std::array<bool, 3> found{};
-  for (std::size_t column = 0; column < 3; ++column) {
-    const double scale = rows[column][column];
-    std::size_t pivot = column;
-    for (std::size_t i = column + 1; i < 3; ++i) {
+Terms solve(std::array<Row, terms> rows) {
+  Terms scales;
+  for (std::size_t i = 0; i < terms; ++i) scales[i] = std::abs(rows[i][i]);
+  std::array<std::size_t, terms> row_of;
+  row_of.fill(terms);
+  std::size_t next = 0;
+  for (std::size_t column = 0; column < terms; ++column) {
+    std::size_t pivot = next;
+    for (std::size_t i = next + 1; i < terms; ++i) {
       if (std::abs(rows[i][column]) > std::abs(rows[pivot][column])) pivot = i;
     }
-    std::swap(rows[column], rows[pivot]);
-    if (std::abs(rows[column][column]) <= 1e-9 * std::abs(scale) || rows[column][column] == 0) {
-      continue;
+    if (std::abs(rows[pivot][column]) <= 1e-9 * scales[column]) continue;
+    std::swap(rows[next], rows[pivot]);
+    for (std::size_t i = 0; i < terms; ++i) {
+      if (i == next) continue;
+      const double factor = rows[i][column] / rows[next][column];
+      for (std::size_t j = column; j <= terms; ++j) rows[i][j] -= factor * rows[next][j];
     }
-    found[column] = true;
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (i == column) continue;
-      const double factor = rows[i][column] / rows[column][column];
-      for (std::size_t j = column; j < 4; ++j) rows[i][j] -= factor * rows[column][j];
-    }
+    row_of[column] = next++;
   }
-  for (std::size_t column = 0; column < 3; ++column) {
-    if (found[column]) out[column] = rows[column][3] / rows[column][column];
+  Terms out{};
+  for (std::size_t column = 0; column < terms; ++column) {
+    if (row_of[column] == terms) continue;
+    const Row& row = rows[row_of[column]];
+    out[column] = row[terms] / row[column];
   }
   return out;
 }
@@ -49,62 +54,73 @@ std::uint32_t StepCost::tokens_within(double seconds, std::uint32_t context) con
   return static_cast<std::uint32_t>(std::min(tokens * rounding, 1e9));
 }
 
-void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, double seconds) {
+void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows,
+                           double seconds) {
   if (tokens == 0 || !(seconds > 0)) return;
-  const auto bit = [](std::uint64_t value, std::size_t most) {
-    return std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(value)), most) - 1;
+  const auto bits = [](std::uint64_t value, std::size_t most) {
+    return std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(value)), most - 1);
   };
-  const std::uint64_t context = std::max<std::uint64_t>(1, attended / tokens / 16);
-  Mean& mean = means_[bit(tokens, sizes) * contexts + bit(context, contexts)];
+  const std::size_t at = (bits(tokens, sizes) * contexts + bits(attended / tokens / 16, contexts)) *
+                             row_counts +
+                         bits(rows, row_counts);
+  if (index_[at] == 0) {
+    means_.emplace_back();
+    index_[at] = static_cast<std::uint16_t>(means_.size());
+  }
+  Mean& mean = means_[index_[at] - 1];
   // The first ones count alike, so that a first step that was slow is soon outweighed.
   const double share = std::max(1 - keep, 1 / (mean.weight + 1));
+  const auto move = [share](double& to, double value) { to += share * (value - to); };
   mean.weight += 1;
-  mean.tokens += share * (tokens - mean.tokens);
-  mean.attended += share * (static_cast<double>(attended) - mean.attended);
-  mean.seconds += share * (seconds - mean.seconds);
+  move(mean.tokens, tokens);
+  move(mean.attended, static_cast<double>(attended));
+  move(mean.rows, rows);
+  move(mean.seconds, seconds);
   fit();
 }
 
 void StepCostEstimate::fit() {
-  double least = 0, most = 0, tokens = 0, seconds = 0;
+  double least = means_.front().tokens, most = 0, tokens = 0, seconds = 0;
   for (const Mean& mean : means_) {
-    if (mean.weight == 0) continue;
-    least = least == 0 ? mean.tokens : std::min(least, mean.tokens);
+    least = std::min(least, mean.tokens);
     most = std::max(most, mean.tokens);
     tokens += mean.tokens;
     seconds += mean.seconds;
   }
   if (most < 4 * least) {
-    cost_ = {0, seconds / tokens, 0};
+    cost_ = {0, seconds / tokens, 0, 0};
     return;
   }
+  std::array<Row, terms> all{};
+  for (const Mean& mean : means_) {
+    const Terms x = {1, mean.tokens, mean.attended, mean.rows};
+    const double weight = std::min(mean.weight, 10.0) / (mean.seconds * mean.seconds);
+    for (std::size_t i = 0; i < terms; ++i) {
+      for (std::size_t j = 0; j < terms; ++j) all[i][j] += weight * x[i] * x[j];
+      all[i][terms] += weight * x[i] * mean.seconds;
+    }
+  }
   // A coefficient below nothing is none: it is left out, and the others are fitted again.
-  std::array<bool, 3> used = {true, true, true};
-  std::array<double, 3> fitted{};
-  for (int round = 0; round < 3; ++round) {
-    std::array<Row, 3> rows{};
-    for (const Mean& mean : means_) {
-      if (mean.weight == 0) continue;
-      const std::array<double, 3> x = {1, mean.tokens, mean.attended};
-      const double weight = std::min(mean.weight, 10.0) / (mean.seconds * mean.seconds);
-      for (std::size_t i = 0; i < 3; ++i) {
-        if (!used[i]) continue;
-        for (std::size_t j = 0; j < 3; ++j) {
-          if (used[j]) rows[i][j] += weight * x[i] * x[j];
-        }
-        rows[i][3] += weight * x[i] * mean.seconds;
+  std::array<bool, terms> used = {true, true, true, true};
+  Terms fitted{};
+  for (std::size_t round = 0; round < terms; ++round) {
+    auto rows = all;
+    for (std::size_t i = 0; i < terms; ++i) {
+      for (std::size_t j = 0; j < terms; ++j) {
+        if (!used[i] || !used[j]) rows[i][j] = 0;
       }
+      if (!used[i]) rows[i][terms] = 0;
     }
     fitted = solve(rows);
-    std::size_t worst = 3;
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (fitted[i] < 0 && (worst == 3 || i > worst)) worst = i;
+    std::size_t left_out = terms;
+    for (std::size_t i = terms; i-- > 0 && left_out == terms;) {
+      if (fitted[i] < 0) left_out = i;
     }
-    if (worst == 3) break;
-    used[worst] = false;
-    fitted[worst] = 0;
+    if (left_out == terms) break;
+    used[left_out] = false;
   }
-  if (fitted[1] > 0) cost_ = {std::max(0.0, fitted[0]), fitted[1], std::max(0.0, fitted[2])};
+  for (double& value : fitted) value = std::max(0.0, value);
+  if (fitted[1] > 0) cost_ = {fitted[0], fitted[1], fitted[2], fitted[3]};
 }
 
 }  // namespace plimsoll

@@ -5,19 +5,22 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace plimsoll {
 
-// seconds = base + per_token * tokens + per_attended * attended, where a token that attends to n
-// positions counts n. The base is what a step takes however little is in it: reading the weights.
+// seconds = base + per_token * tokens + per_attended * attended + per_row * rows, where a token that
+// attends to n positions counts n, and rows are those of logits, each with what is sampled from it.
+// The base is what a step takes however little is in it: reading the weights.
 struct StepCost {
   double base = 0;
   double per_token = 0;
   double per_attended = 0;
+  double per_row = 0;
 
   // What a chunk adds to a step: `tokens` behind `context` that are computed already.
-  double added(std::uint32_t context, std::uint32_t tokens) const {
-    return tokens * (per_token + per_attended * (context + tokens / 2.0));
+  double added(std::uint32_t context, std::uint32_t tokens, std::uint32_t rows = 0) const {
+    return tokens * (per_token + per_attended * (context + tokens / 2.0)) + rows * per_row;
   }
   // How many tokens behind `context` may be added in so many seconds; 0 if not even one.
   std::uint32_t tokens_within(double seconds, std::uint32_t context) const;
@@ -28,22 +31,23 @@ struct StepCost {
 // it forget what large ones take. The cost is fitted to the means, each by its relative error.
 class StepCostEstimate {
  public:
-  void add(std::uint32_t tokens, std::uint64_t attended, double seconds);
+  void add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows, double seconds);
   // Unknown (all zero) until a step was seen. As long as all were about the same size, their whole
   // time is taken to be their tokens'.
   const StepCost& cost() const { return cost_; }
 
  private:
-  static constexpr std::size_t sizes = 14;     // tokens, by their binary logarithm
-  static constexpr std::size_t contexts = 10;  // mean positions attended to, by it too
-  static constexpr double keep = 0.9;          // of a mean, when a step is added to it
+  // By their binary logarithms: tokens, mean positions attended to, rows.
+  static constexpr std::size_t sizes = 12, contexts = 10, row_counts = 9;
+  static constexpr double keep = 0.9;  // of a mean, when a step is added to it
 
   struct Mean {
-    double weight = 0, tokens = 0, attended = 0, seconds = 0;
+    double weight = 0, tokens = 0, attended = 0, rows = 0, seconds = 0;
   };
   void fit();
 
-  std::array<Mean, sizes * contexts> means_{};
+  std::array<std::uint16_t, sizes * contexts * row_counts> index_{};  // in means_, from 1 on
+  std::vector<Mean> means_;
   StepCost cost_;
 };
 

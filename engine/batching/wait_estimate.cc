@@ -8,13 +8,17 @@ namespace plimsoll {
 double expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
                      const Pace& pace) {
   double ahead_seconds = own.seconds;
-  double ahead = own.waiting;
+  double ahead = own.waiting, weights = own.weight;
   for (const Backlog& other : others) {
     const double share = other.weight / own.weight;
+    weights += other.weight;
     ahead_seconds += std::min(other.seconds, (own.seconds + seconds) * share);
     ahead += std::min<double>(other.waiting, (own.waiting + 1) * share);
   }
-  const double for_places = pace.starts_per_second > 0 ? ahead / pace.starts_per_second : 0;
+  const bool place_is_due =
+      (own.running + own.waiting + 1.0) * weights <= own.weight * pace.places;
+  const double for_places =
+      pace.starts_per_second > 0 && !place_is_due ? ahead / pace.starts_per_second : 0;
   return std::max(ahead_seconds * pace.stretch, for_places);
 }
 

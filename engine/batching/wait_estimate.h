@@ -12,12 +12,14 @@ struct Backlog {
   double weight = 1;
   std::uint32_t waiting = 0;  // sequences that have not started
   double seconds = 0;         // that their prompts add to steps (StepCost)
+  std::uint32_t running = 0;  // places that it holds
 };
 
 // How fast backlogs go down.
 struct Pace {
   double stretch = 1;            // seconds that pass for each second that prompts take
   double starts_per_second = 0;  // of sequences, while some wait; 0: none waits
+  std::uint32_t places = ~0U;    // for running sequences; a tenant within its part gets one at once
 };
 
 // Tenants are served side by side, by weight: whoever has less ahead of it waits for less of the

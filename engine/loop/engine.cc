@@ -244,7 +244,7 @@ Result<void> LoopEngine::late(const Sequence& sequence) const {
   const double objective = std::chrono::duration<double>(config_.ttft_objective).count();
   const bool goes_on = sequence.tokens.size() > sequence.prompt_tokens;  // it had its first token
   if (objective <= 0 || request.capacity_class == CapacityClass::batch || goes_on) return {};
-  Backlog own{request.weight, 0, 0};
+  Backlog own{request.weight, 0, 0, 0};
   std::vector<Backlog> others;
   others.reserve(loads_.size());
   for (const auto& [id, load] : loads_) {
@@ -644,15 +644,16 @@ bool LoopEngine::step() {
 // What the step took, and of whom.
 void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
   const double seconds = std::chrono::duration<double>(end - begin).count();
-  std::uint32_t tokens = 0;
+  std::uint32_t tokens = 0, rows = 0;
   double attended = 0;
   for (const SequenceChunk& chunk : chunks_) {
     const auto count = static_cast<std::uint32_t>(chunk.tokens.size());
     tokens += count;
+    rows += chunk.logit_rows;
     attended += count * (chunk.start_position + count / 2.0);
   }
   if (!batch_.empty()) {
-    costs_.add(tokens, static_cast<std::uint64_t>(attended), seconds);
+    costs_.add(tokens, static_cast<std::uint64_t>(attended), rows, seconds);
     planner_.set_cost(costs_.cost());
     step_seconds_ = step_seconds_ == 0 ? seconds
                                        : mean_keep * step_seconds_ + (1 - mean_keep) * seconds;
@@ -663,7 +664,8 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
   planner_.pass(passed);
   for (std::size_t i = 0; i < batch_.size(); ++i) {
     const auto count = static_cast<std::uint32_t>(chunks_[i].tokens.size());
-    planner_.use(batch_sequences_[i]->tenant, costs_.cost().added(chunks_[i].start_position, count));
+    planner_.use(batch_sequences_[i]->tenant,
+                 costs_.cost().added(chunks_[i].start_position, count, chunks_[i].logit_rows));
   }
   if (queued_on_) starts_.pass(passed, begun_);
 }
@@ -672,7 +674,7 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
 void LoopEngine::publish_backlogs() {
   cost_ = costs_.cost();
   uncached_share_ = computed_share_;
-  for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0};
+  for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0, 0};
   const auto add = [](const Sequence& sequence, double seconds) {
     sequence.backlog->waiting += !sequence.started;
     sequence.backlog->seconds += seconds;
@@ -688,8 +690,9 @@ void LoopEngine::publish_backlogs() {
     const std::uint32_t missing = sequence->target() - std::min(sequence->computed, sequence->target());
     if (sequence->emitted == 0) add(*sequence, cost_.added(sequence->computed, missing));
     const std::uint32_t reserved = sequence->reserve * config_.block_tokens;
-    left += std::max<double>(missing, double{reserved} - sequence->computed);
+    left += std::max<double>(missing, static_cast<double>(reserved) - sequence->computed);
     ++decoding;
+    ++sequence->backlog->running;
   }
   for (const auto& sequence : inbox_) add(*sequence, sequence->prompt_seconds);
   pace_ = {};
@@ -697,7 +700,8 @@ void LoopEngine::publish_backlogs() {
   const auto& limits = planner_.limits();
   const double rows = std::min<double>(decoding, limits.tokens / 2.0);
   const double room = (limits.tokens - rows) * cost_.per_token;
-  pace_.stretch = (cost_.base + rows * cost_.per_token + room) / room;
+  pace_.stretch = (cost_.base + rows * (cost_.per_token + cost_.per_row) + room) / room;
+  pace_.places = limits.sequences;
   if (queued_on_ && decoding > 0) {
     // Sequences are, on average, in the middle of their lives.
     const double life = 2 * left / decoding * step_seconds_;

@@ -16,7 +16,7 @@
 #include "engine/base/boxed.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
-#include "engine/batching/planner.h"
+#include "engine/batching/capacity_class.h"
 #include "engine/memory/ledger.h"
 #include "engine/models/model.h"
 #include "engine/sampling/sampler.h"

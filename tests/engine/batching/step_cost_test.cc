@@ -2,23 +2,24 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 namespace plimsoll {
 namespace {
 
-double true_seconds(std::uint32_t tokens, std::uint64_t attended) {
-  return 0.004 + 0.0005 * tokens + 1e-7 * static_cast<double>(attended);
+double true_seconds(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows = 1) {
+  return 0.004 + 0.0005 * tokens + 1e-7 * static_cast<double>(attended) + 0.0002 * (rows - 1);
 }
 
 TEST(StepCost, StepsOfOneSizeDoNotTellWhatIsInThem) {
   StepCostEstimate estimate;
   EXPECT_FALSE(estimate.cost().known());
   EXPECT_EQ(estimate.cost().added(0, 100), 0);
-  for (int i = 0; i < 100; ++i) estimate.add(200 + i % 56, 20000, 0.1);
+  for (int i = 0; i < 100; ++i) estimate.add(200 + i % 56, 20000, 1, 0.1);
   EXPECT_EQ(estimate.cost().base, 0);
   EXPECT_NEAR(estimate.cost().added(0, 228), 0.1, 0.01);
-  for (int i = 0; i < 10; ++i) estimate.add(1, 100 + i, 0.005);
+  for (int i = 0; i < 10; ++i) estimate.add(1, 100 + i, 1, 0.005);
   EXPECT_NEAR(estimate.cost().base, 0.005, 0.001);
 }
 
@@ -29,21 +30,23 @@ TEST(StepCost, FindsWhatStepsAreMadeOfThroughNoise) {
   for (int i = 0; i < 2000; ++i) {
     const std::uint32_t tokens = 1U << (random() % 10);
     const std::uint64_t attended = std::uint64_t{tokens} * (1 + random() % 4000);
-    estimate.add(tokens, attended, true_seconds(tokens, attended) * noise(random));
+    const std::uint32_t rows = std::min(64U, 1 + static_cast<std::uint32_t>(random() % tokens));
+    estimate.add(tokens, attended, rows, true_seconds(tokens, attended, rows) * noise(random));
   }
   EXPECT_NEAR(estimate.cost().base, 0.004, 0.0008);
   EXPECT_NEAR(estimate.cost().per_token, 0.0005, 0.0001);
   EXPECT_NEAR(estimate.cost().per_attended, 1e-7, 0.2e-7);
+  EXPECT_NEAR(estimate.cost().per_row, 0.0002, 0.0001);
 }
 
 TEST(StepCost, ALongTimeOfSmallStepsDoesNotMakeItForgetLargeOnes) {
   StepCostEstimate estimate;
   for (const std::uint32_t tokens : {1U, 16U, 256U}) {
-    for (int i = 0; i < 20; ++i) estimate.add(tokens, tokens * 64, true_seconds(tokens, tokens * 64));
+    for (int i = 0; i < 20; ++i) estimate.add(tokens, tokens * 64, 1, true_seconds(tokens, tokens * 64));
   }
   const double before = estimate.cost().added(0, 256);
   for (int i = 0; i < 5000; ++i) {
-    estimate.add(1, 64 + i % 8, true_seconds(1, 64) * (1 + 0.01 * (i % 5)));
+    estimate.add(1, 64 + i % 8, 1, true_seconds(1, 64) * (1 + 0.01 * (i % 5)));
   }
   EXPECT_NEAR(estimate.cost().added(0, 256), before, 0.1 * before);
 }
@@ -53,7 +56,7 @@ TEST(StepCost, FollowsAMachineThatBecomesSlower) {
   for (const double slow : {1.0, 3.0}) {
     for (int i = 0; i < 60; ++i) {
       for (const std::uint32_t tokens : {1U, 32U, 256U}) {
-        estimate.add(tokens, tokens * 64, slow * true_seconds(tokens, tokens * 64));
+        estimate.add(tokens, tokens * 64, 1, slow * true_seconds(tokens, tokens * 64));
       }
     }
   }
@@ -63,12 +66,13 @@ TEST(StepCost, FollowsAMachineThatBecomesSlower) {
 
 TEST(StepCost, CoefficientsAreNeverNegative) {
   StepCostEstimate estimate;
-  estimate.add(1, 1, 0.1);  // the first step is slow
-  estimate.add(64, 64 * 32, 0.05);
-  estimate.add(256, 256 * 2000, 0.06);
+  estimate.add(1, 1, 1, 0.1);  // the first step is slow
+  estimate.add(64, 64 * 32, 64, 0.05);
+  estimate.add(256, 256 * 2000, 1, 0.06);
   EXPECT_GE(estimate.cost().base, 0);
   EXPECT_GE(estimate.cost().per_token, 0);
   EXPECT_GE(estimate.cost().per_attended, 0);
+  EXPECT_GE(estimate.cost().per_row, 0);
 }
 
 TEST(StepCost, SaysHowManyTokensFitIntoATime) {

@@ -26,9 +26,10 @@ TEST(ExpectedWait, OfOthersOnlyTheFairPartIsAhead) {
 }
 
 TEST(ExpectedWait, PlacesMayBeWhatIsShort) {
-  EXPECT_DOUBLE_EQ(expected_wait({1, 10, 0.1}, 0.01, {}, {1, 2}), 5);
-  const std::vector<Backlog> others = {{1, 100, 1}};
-  EXPECT_DOUBLE_EQ(expected_wait({1, 0, 0}, 0.01, others, {1, 2}), 0.5) << "it is next";
+  EXPECT_DOUBLE_EQ(expected_wait({1, 10, 0.1, 8}, 0.01, {}, {1, 2, 8}), 5);
+  const std::vector<Backlog> others = {{1, 100, 1, 4}};
+  EXPECT_DOUBLE_EQ(expected_wait({1, 0, 0, 4}, 0.01, others, {1, 2, 8}), 0.5) << "it is next";
+  EXPECT_DOUBLE_EQ(expected_wait({1, 0, 0, 3}, 0.01, others, {1, 2, 8}), 0.01) << "it has a right";
 }
 
 TEST(StartRate, GoesFromWhatIsExpectedToWhatWasSeen) {
