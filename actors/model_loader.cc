@@ -5,18 +5,10 @@
 
 #include <algorithm>
 #include <ctime>
-#include <thread>
 #include <utility>
-
-#include "engine/memory/headroom.h"
 
 namespace plimsoll {
 namespace {
-
-int thread_count(const EngineSettings& settings) {
-  if (settings.threads > 0) return settings.threads;
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 // Keys and values of one token in all layers.
 std::uint64_t kv_token_bytes(const ModelInfo& info, KvType type) {
@@ -42,25 +34,63 @@ Result<ModelEntry> ModelLoader::probe(const ModelConfig& model) const {
   return entry;
 }
 
-Result<ClusterFrontend::Served> ModelLoader::load_text(const ModelConfig& model,
-                                                       const ModelEntry& entry) const {
+Result<std::pair<ModelText, Charge>> ModelLoader::read_text(const ModelConfig& model,
+                                                            const ModelEntry& entry) const {
   auto text = source_.text(model);
   if (!text) return fail(std::move(text.error()));
+  auto& account = ledger_.account(Component::tokenizer, entry.version, shared_tenant);
+  const auto bytes = text->tokenizer->memory_bytes();
+  return std::pair(std::move(*text), Charge(account, bytes));
+}
+
+ClusterFrontend::Served ModelLoader::serve_text(const ModelEntry& entry,
+                                                std::pair<ModelText, Charge> text) const {
   ClusterFrontend::Served served;
-  const auto tokenizer_bytes = text->tokenizer->memory_bytes();
-  served.memory =
-      Charge(ledger_.account(Component::tokenizer, entry.version, shared_tenant), tokenizer_bytes);
-  served.text = std::make_shared<TextModel>(model.name, std::move(*text), entry.context_tokens,
+  served.memory = std::move(text.second);
+  served.text = std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
                                             kv_token_bytes(entry.info, config_.engine.kv_type));
   served.kind = entry.info.kind;
   served.version = entry.version;
   return served;
 }
 
+Result<PlannedModel> ModelLoader::planned(const ModelConfig& model, const ModelEntry& entry) const {
+  PlannedModel out{entry.name, entry.info, entry.context_tokens, {}};
+  if (!source_.memory) return out;
+  auto memory = source_.memory(model);
+  if (!memory) return fail(std::move(memory.error()));
+  out.memory = std::move(*memory);
+  return out;
+}
+
+Result<cluster::MemoryPlan> ModelLoader::plan(
+    const std::vector<std::pair<ModelConfig, ModelEntry>>& models) {
+  std::vector<PlannedModel> all;
+  for (const auto& [model, entry] : models) {
+    auto one = planned(model, entry);
+    if (!one) return fail(std::move(one.error()));
+    all.push_back(std::move(*one));
+  }
+  auto plan = planner_.at_start(all);
+  if (!plan) return plan;
+  for (const auto& [model, entry] : models) plans_.insert_or_assign(model.name, *plan);
+  return plan;
+}
+
 Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEntry& entry,
-                                              const Progress& progress) const {
+                                              const Progress& progress) {
   const auto& settings = config_.engine;
+  auto plan = plans_.extract(model.name);
+  if (plan.empty()) {
+    auto one = planned(model, entry);
+    if (!one) return fail(std::move(one.error()));
+    auto made = planner_.one_more(*one, static_cast<std::uint64_t>(promised_.bytes()));
+    if (!made) return fail(std::move(made.error()));
+    plans_.emplace(model.name, std::move(*made));
+    plan = plans_.extract(model.name);
+  }
   ServedEngine out;
+  out.promised = Charge(promised_, MemoryPlanner::promised_bytes(plan.mapped(), model.name));
   out.model = model.name;
   out.version = entry.version;
   out.pool = std::make_unique<ThreadPool>(thread_count(settings));
@@ -80,43 +110,24 @@ Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEnt
       progress(model.name, done, total);
     };
   }
-  auto started = entry.info.kind == ModelKind::causal ? start_causal(model, options, entry, out)
-                                                      : start_embedding(model, options, out);
+  const auto kv_bytes = MemoryPlanner::kv_bytes(plan.mapped(), model.name);
+  auto started = entry.info.kind == ModelKind::causal
+                     ? start_causal(model, options, entry, kv_bytes, out)
+                     : start_embedding(model, options, out);
   if (!started) return fail(std::move(started.error()));
   return out;
 }
 
-Result<Charge> ModelLoader::promise_kv() const {
-  const auto scopes = read_memory_scopes(config_.memory_limit_bytes);
-  if (!scopes) return fail(scopes.error());
-  std::int64_t rest = ledger_.total_bytes(MemoryKind::anonymous);
-  for (const auto& row : ledger_.snapshot()) {
-    const bool kv = row.component == Component::kv && row.kind == MemoryKind::anonymous;
-    if (kv) rest -= row.bytes;
-  }
-  const auto limit = static_cast<std::int64_t>(tightest_limit_bytes(*scopes));
-  const auto wanted = static_cast<std::int64_t>(config_.engine.kv_bytes);
-  const std::int64_t promised = kv_promised_.bytes();
-  const std::int64_t free = limit - promised - rest;
-  if (wanted <= free) return Charge(kv_promised_, config_.engine.kv_bytes);
-  return fail(ErrorCode::resource_exhausted,
-              fmt::format("{} bytes of KV memory do not fit: of {} bytes, the memory limit, {} are "
-                          "promised to the KV of other models and {} taken by all else, which "
-                          "leaves {}; lower engine.kv_memory, or unload another model",
-                          wanted, limit, promised, rest, std::max<std::int64_t>(0, free)));
-}
-
 Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptions& options,
-                                       ModelEntry& entry, ServedEngine& out) const {
-  auto promised = promise_kv();
-  if (!promised) return fail(std::move(promised.error()));
+                                       ModelEntry& entry, std::uint64_t kv_bytes,
+                                       ServedEngine& out) const {
   auto causal = source_.causal(model, options);
   if (!causal) return fail(std::move(causal.error()));
   const auto& settings = config_.engine;
   // No sequence may be longer than what the pool holds: it could never end.
   const auto block_bytes =
       (*causal)->kv_layout(settings.block_tokens, settings.kv_type).block_bytes();
-  const std::uint64_t pool_tokens = settings.kv_bytes / block_bytes * settings.block_tokens;
+  const std::uint64_t pool_tokens = kv_bytes / block_bytes * settings.block_tokens;
   if (pool_tokens > 0 && pool_tokens < entry.context_tokens) {
     spdlog::warn("event=context_capped model={} context_tokens={} kv_memory_holds={}", model.name,
                  entry.context_tokens, pool_tokens);
@@ -126,7 +137,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   config.model_version = options.model_version;
   config.block_tokens = settings.block_tokens;
   config.kv_type = settings.kv_type;
-  config.kv_budget_bytes = settings.kv_bytes;
+  config.kv_budget_bytes = kv_bytes;
   config.limits = options.limits;
   config.chunk_tokens = settings.chunk_tokens;
   config.queue_length = settings.queue_length;
@@ -144,7 +155,6 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
       Engine::start(std::move(*causal), config, ledger_, make_engine_sink(inbox_, ledger_));
   if (!engine) return fail(std::move(engine.error()));
   out.engine = std::move(*engine);
-  out.kv_promised = std::move(*promised);
   return {};
 }
 

@@ -3,14 +3,18 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "actors/frontend_impl.h"
 #include "actors/messages.h"
 #include "actors/model_source.h"
 #include "actors/node.h"
 #include "actors/server_config.h"
+#include "actors/sizing.h"
 #include "engine/base/result.h"
 #include "engine/memory/ledger.h"
 
@@ -26,37 +30,47 @@ class ModelLoader {
 
   // Everything given outlives the loader; the loader and the ledger outlive what it loads.
   ModelLoader(const ServerConfig& config, const ModelSource& source, Ledger& ledger,
-              std::shared_ptr<NodeInbox> inbox, ShedSink on_shed = {})
+              std::shared_ptr<NodeInbox> inbox, ShedSink on_shed = {},
+              MemoryPlanner::ReadBase read_base = read_memory_base)
       : config_(config),
         source_(source),
         ledger_(ledger),
         inbox_(std::move(inbox)),
-        on_shed_(std::move(on_shed)) {}
+        on_shed_(std::move(on_shed)),
+        planner_(config, ledger, std::move(read_base)) {}
 
   // What is known without its weights.
   Result<ModelEntry> probe(const ModelConfig& model) const;
-  // The tokenizer and the chat template.
-  Result<ClusterFrontend::Served> load_text(const ModelConfig& model,
-                                            const ModelEntry& entry) const;
+  // The tokenizer and the chat template, charged to the ledger.
+  Result<std::pair<ModelText, Charge>> read_text(const ModelConfig& model,
+                                                 const ModelEntry& entry) const;
+  ClusterFrontend::Served serve_text(const ModelEntry& entry,
+                                     std::pair<ModelText, Charge> text) const;
+  // The memory of all models that are there at the start, before the first engine is loaded.
+  // Errors: resource_exhausted, if they do not fit under the memory limit.
+  Result<cluster::MemoryPlan> plan(const std::vector<std::pair<ModelConfig, ModelEntry>>& models);
   // The weights, and a thread that runs them. May lower entry.context_tokens to what the KV memory
-  // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if its KV
-  // memory does not fit under the memory limit beside what is promised already.
+  // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if it is in
+  // no plan and does not fit under the memory limit beside what is promised already.
   Result<ServedEngine> load_engine(const ModelConfig& model, ModelEntry& entry,
-                                   const Progress& progress = {}) const;
+                                   const Progress& progress = {});
 
  private:
   Result<void> start_causal(const ModelConfig& model, const LoadOptions& options, ModelEntry& entry,
-                            ServedEngine& out) const;
+                            std::uint64_t kv_bytes, ServedEngine& out) const;
   Result<void> start_embedding(const ModelConfig& model, LoadOptions options,
                                ServedEngine& out) const;
-  Result<Charge> promise_kv() const;
+  Result<PlannedModel> planned(const ModelConfig& model, const ModelEntry& entry) const;
 
   const ServerConfig& config_;
   const ModelSource& source_;
   Ledger& ledger_;
   std::shared_ptr<NodeInbox> inbox_;
   ShedSink on_shed_;
-  mutable Account kv_promised_;  // what the KV pools of its engines may grow to, in all
+  MemoryPlanner planner_;
+  Account promised_;  // what its engines may come to, in all
+  // Of models that the plan at the start has and that are not loaded yet.
+  std::map<std::string, cluster::MemoryPlan> plans_;
 };
 
 }  // namespace plimsoll

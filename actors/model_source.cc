@@ -63,6 +63,7 @@ ModelSource model_files() {
       .probe = [](const ModelConfig& config) { return probe_model(config.path); },
       .content_hash = [](const ModelConfig& config) { return content_hash(config.path); },
       .text = [](const ModelConfig& config) { return load_model_text(config.path); },
+      .memory = [](const ModelConfig& config) { return model_memory(config.path, config.compute); },
       .causal = [](const ModelConfig& config,
                    const LoadOptions& options) { return load_causal_model(config.path, options); },
       .embedding =

@@ -16,6 +16,7 @@ struct ModelSource {
   // Names the content: the same on every machine that has the same files.
   std::function<Result<std::string>(const ModelConfig&)> content_hash;
   std::function<Result<ModelText>(const ModelConfig&)> text;
+  std::function<Result<ModelMemory>(const ModelConfig&)> memory;  // absent: nothing is known
   std::function<Result<std::unique_ptr<CausalModel>>(const ModelConfig&, const LoadOptions&)>
       causal;
   std::function<Result<std::unique_ptr<EmbeddingModel>>(const ModelConfig&, const LoadOptions&)>

@@ -25,7 +25,7 @@ struct ServedEngine {
   std::unique_ptr<EmbeddingEngine> embedding;
   std::string version;   // "name@hash"
   bool placed = false;   // by LoadModel, not by the configuration
-  Charge kv_promised{};  // what its KV pool may grow to
+  Charge promised{};     // what it may come to: its KV, weights that are not mapped, its steps
 };
 
 // Where engine threads post what they have made. Filled in by the node when it starts, which is

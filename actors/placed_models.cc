@@ -130,9 +130,9 @@ Result<ModelEntry> PlacedModels::load(const ModelPlacement& placement) {
   auto found = find(placement);
   if (!found) return fail(std::move(found.error()));
   auto& [model, entry] = *found;
-  auto text = loader_.load_text(model, entry);
+  auto text = loader_.read_text(model, entry);
   if (!text) return fail(std::move(text.error()));
-  frontend_.add_model(placement.model, std::move(*text));
+  frontend_.add_model(placement.model, loader_.serve_text(entry, std::move(*text)));
   entry.state = ModelState::ready;
   return std::move(entry);
 }

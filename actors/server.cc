@@ -124,22 +124,32 @@ struct Server::Impl {
     NodeConfig node_config;
     std::map<std::string, ClusterFrontend::Served> served;
     std::vector<ModelEntry> entries;
+    std::vector<std::pair<ModelConfig, ModelEntry>> models;
+    std::map<std::string, std::pair<ModelText, Charge>> texts;
     for (const auto& model : config.models) {
       const bool twice = std::ranges::count(config.models, model.name, &ModelConfig::name) > 1;
       if (twice) {
         return fail(ErrorCode::invalid_argument, "two models are named '" + model.name + "'");
       }
-      if (auto loaded = load(model, progress, node_config, served, entries); !loaded) {
-        ModelEntry entry;
-        entry.name = model.name;
-        entry.path = model.path.string();
-        entry.state = ModelState::failed;
-        entry.reason = to_string(loaded.error());
-        caf::anon_send(registry, std::move(entry));
-        Error error = std::move(loaded.error());
-        error.message = "model '" + model.name + "': " + error.message;
-        return fail(std::move(error));
+      auto entry = read_text(model, texts);
+      if (!entry) return failed(model, std::move(entry.error()));
+      models.emplace_back(model, std::move(*entry));
+    }
+    const auto plan = loader.plan(computes() ? models : decltype(models)());
+    if (!plan) return fail(plan.error());
+    if (config.on_plan) config.on_plan(*plan);
+    for (auto& [model, entry] : models) {
+      if (computes()) {
+        auto engine = loader.load_engine(model, entry, progress);
+        if (!engine) return failed(model, std::move(engine.error()));
+        node_config.engines.push_back(std::move(*engine));
       }
+      // The engine may have made the context shorter.
+      if (routes()) {
+        served.emplace(model.name, loader.serve_text(entry, std::move(texts.at(model.name))));
+      }
+      entry.state = ModelState::ready;
+      entries.push_back(std::move(entry));
     }
     if (computes()) start_node(std::move(node_config));
     if (routes()) {
@@ -249,28 +259,30 @@ struct Server::Impl {
     frontend->set_administration(&*administration);
   }
 
-  Result<void> load(const ModelConfig& model, const LoadProgress& progress, NodeConfig& node_config,
-                    std::map<std::string, ClusterFrontend::Served>& served,
-                    std::vector<ModelEntry>& entries) {
+  Result<void> failed(const ModelConfig& model, Error error) const {
+    ModelEntry entry;
+    entry.name = model.name;
+    entry.path = model.path.string();
+    entry.state = ModelState::failed;
+    entry.reason = to_string(error);
+    caf::anon_send(registry, std::move(entry));
+    error.message = "model '" + model.name + "': " + error.message;
+    return fail(std::move(error));
+  }
+
+  // Before the plan of the memory, which counts what the text side took.
+  Result<ModelEntry> read_text(const ModelConfig& model,
+                               std::map<std::string, std::pair<ModelText, Charge>>& texts) const {
     ModelEntry announced;
     announced.name = model.name;
     announced.path = model.path.string();
     caf::anon_send(registry, std::move(announced));
     auto entry = loader.probe(model);
-    if (!entry) return fail(std::move(entry.error()));
-    if (computes()) {
-      auto engine = loader.load_engine(model, *entry, progress);
-      if (!engine) return fail(std::move(engine.error()));
-      node_config.engines.push_back(std::move(*engine));
-    }
-    if (routes()) {
-      auto text = loader.load_text(model, *entry);
-      if (!text) return fail(std::move(text.error()));
-      served.emplace(model.name, std::move(*text));
-    }
-    entry->state = ModelState::ready;
-    entries.push_back(std::move(*entry));
-    return {};
+    if (!entry || !routes()) return entry;
+    auto text = loader.read_text(model, *entry);
+    if (!text) return fail(std::move(text.error()));
+    texts.emplace(model.name, std::move(*text));
+    return entry;
   }
 
   void start_node(NodeConfig node_config) {
@@ -279,7 +291,7 @@ struct Server::Impl {
     node_config.inbox = inbox;
     node_config.ledger = &ledger;
     node_config.heartbeat = config.cluster.heartbeat;
-    node_config.load = [this](const LoadModel& request) { return load_engine(request); };
+    node_config.load = [this](const LoadModel& request) { return load_placed(request); };
     node = spawn_node(*system, std::move(node_config));
     if (faults.leak_bytes_per_second > 0) {
       leak = std::make_unique<Leak>(faults.leak_bytes_per_second);
@@ -305,7 +317,7 @@ struct Server::Impl {
   }
 
   // On a thread of the node's.
-  Result<ServedEngine> load_engine(const LoadModel& request) const {
+  Result<ServedEngine> load_placed(const LoadModel& request) {
     if (!config.find_model) return fail(ErrorCode::unsupported, "models are fixed at the start");
     auto model = config.find_model(request.source);
     if (!model) return fail(std::move(model.error()));
@@ -330,6 +342,7 @@ struct Server::Impl {
     router_config.ledger = &ledger;
     router_config.settings.health.heartbeat = config.cluster.heartbeat;
     router_config.settings.health.timeout = config.cluster.node_timeout;
+    router_config.settings.tiers = config.tiers;
     router = spawn_router(*system, std::move(router_config));
     for (const auto& entry : entries) caf::anon_send(router, entry);
     if (node) {

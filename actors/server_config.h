@@ -7,9 +7,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "cluster/sizing.h"
 #include "cluster/tenant.h"
 #include "engine/base/result.h"
 #include "engine/base/types.h"
@@ -65,10 +67,11 @@ struct EngineSettings {
   std::uint32_t long_context_tokens = 4096;  // from so many on, a sequence is of that class
   std::uint32_t block_tokens = 16;
   KvType kv_type = KvType::f16;
-  std::uint64_t kv_bytes = 512_MiB;  // of each causal model
+  std::optional<std::uint64_t> kv_bytes;  // of each causal model; none: what the plan leaves
   bool prefix_sharing = true;
   std::filesystem::path packed_directory;  // empty: beside the model
 };
+int thread_count(const EngineSettings& settings);  // as configured, or one for each core
 
 // What a process is of a cluster. `all`: a router and a node in one.
 enum class Role : std::uint8_t { all, router, node };
@@ -106,6 +109,8 @@ struct ServerConfig {
   bool is_open() const {
     return std::ranges::all_of(tenants, [](const auto& tenant) { return tenant.keys.empty(); });
   }
+  // What one request of a tenant may be that has no such limit of its own, by tier.
+  cluster::TierCaps tiers{};
   EngineSettings engine;
   std::uint32_t stream_window_tokens = 256;  // that a client may be behind
   std::chrono::milliseconds request_deadline{600'000};
@@ -113,6 +118,12 @@ struct ServerConfig {
   std::uint64_t memory_limit_bytes = 0;  // 0: the cgroup's, else the machine's
   // What "NAME", "PATH" or "NAME=PATH" stands for, for models that are loaded at run time.
   std::function<Result<ModelConfig>(const std::string& source)> find_model;
+  // What the gateways' connections may come to with these settings; absent: there are none.
+  std::function<std::vector<cluster::PlanRow>(const HttpConfig&, const RpcConfig&,
+                                              std::uint64_t limit_bytes)>
+      gateway_memory;
+  // Told the plan of the process's memory before the first model is loaded.
+  std::function<void(const cluster::MemoryPlan&)> on_plan;
 };
 
 }  // namespace plimsoll

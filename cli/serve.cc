@@ -82,6 +82,20 @@ int wait_for_signal() {
   return signal;
 }
 
+std::vector<cluster::PlanRow> gateway_memory(const HttpConfig& http, const RpcConfig& rpc,
+                                             std::uint64_t limit_bytes) {
+  const auto row = [](const char* what, std::uint32_t count, std::uint64_t each, const char* key,
+                      std::uint32_t wanted) {
+    return cluster::PlanRow{
+        "rpc", what, count * each,
+        fmt::format("{} of {} {}, {} KiB each", count, key, wanted, each / 1_KiB)};
+  };
+  return {row("HTTP connections", HttpGateway::fitting_connections(http, limit_bytes),
+              HttpGateway::connection_bytes(http), "http.connections", http.connections),
+          row("RPC connections", RpcGateway::fitting_connections(rpc, limit_bytes),
+              RpcGateway::connection_bytes(), "rpc.connections", rpc.connections)};
+}
+
 int serve(const Config& config) {
   // Before any thread starts, so that all inherit it: only wait_for_signal() takes them.
   sigset_t signals;
@@ -103,8 +117,16 @@ int serve(const Config& config) {
                       heap ? heap->allocated_bytes : 0);
   std::optional<ProgressBar> bar;
   std::string packing;
+  auto server_config = config.server;
+  server_config.gateway_memory = gateway_memory;
+  std::uint64_t limit_bytes = 0;
+  server_config.on_plan = [&](const cluster::MemoryPlan& plan) {
+    limit_bytes = plan.limit.limit_bytes;
+    fmt::print("{}", plan_table(plan));
+    std::fflush(stdout);
+  };
   auto server = Server::start(
-      config.server, [&](const std::string& model, std::uint64_t done, std::uint64_t total) {
+      server_config, [&](const std::string& model, std::uint64_t done, std::uint64_t total) {
         if (packing != model) bar.emplace("packing " + model);
         packing = model;
         bar->update(done, total);
@@ -112,9 +134,13 @@ int serve(const Config& config) {
   bar.reset();
   if (!server) return refuse(server.error());
   Frontend& frontend = (*server)->frontend();
-  auto http = HttpGateway::start(config.server.http, frontend, process_ledger());
+  auto http_config = config.server.http;
+  http_config.connections = HttpGateway::fitting_connections(http_config, limit_bytes);
+  auto http = HttpGateway::start(http_config, frontend, process_ledger());
   if (!http) return refuse(http.error());
-  auto rpc = RpcGateway::start(config.server.rpc, frontend, process_ledger());
+  auto rpc_config = config.server.rpc;
+  rpc_config.connections = RpcGateway::fitting_connections(rpc_config, limit_bytes);
+  auto rpc = RpcGateway::start(rpc_config, frontend, process_ledger());
   if (!rpc) return refuse(rpc.error());
   print_welcome(config, frontend, (*http)->port(), (*rpc)->port(), (*server)->cluster_port());
 

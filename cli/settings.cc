@@ -226,6 +226,22 @@ Setting cluster_listen_setting() {
   return setting;
 }
 
+Setting kv_memory_setting() {
+  return {"engine.kv_memory", "for the KV cache of each text model; auto: what the plan leaves",
+          [](const Config& c) {
+            const auto& bytes = c.server.engine.kv_bytes;
+            return bytes ? show_quantity(*bytes, byte_units) : std::string("auto");
+          },
+          [](Config& c, const std::string& text) -> Result<void> {
+            c.server.engine.kv_bytes.reset();
+            if (text == "auto") return {};
+            const auto bytes = parse_bytes(text);
+            if (!bytes) return fail(bytes.error());
+            c.server.engine.kv_bytes = *bytes;
+            return {};
+          }};
+}
+
 std::vector<Setting> make_settings() {
   std::vector<Setting> all;
   const auto add = [&](Setting setting) { all.push_back(std::move(setting)); };
@@ -288,8 +304,7 @@ std::vector<Setting> make_settings() {
   add(choice_setting(
       "engine.kv_type", "f16, or int8: half the memory", FIELD(server.engine.kv_type),
       std::vector<std::pair<std::string, KvType>>{{"f16", KvType::f16}, {"int8", KvType::int8}}));
-  add(bytes_setting("engine.kv_memory", "for the KV cache of each text model",
-                    FIELD(server.engine.kv_bytes)));
+  add(kv_memory_setting());
   add(choice_setting("engine.prefix_sharing", "keep and share a tenant's common prefixes",
                      FIELD(server.engine.prefix_sharing),
                      std::vector<std::pair<std::string, bool>>{{"true", true}, {"false", false}}));

@@ -66,8 +66,7 @@ HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared,
       socket_(std::move(socket)),
       executor_(std::move(executor)),
       charge_(shared_->ledger.account(Component::rpc, "", shared_tenant),
-              sizeof(HttpConnection) + shared_->config.header_bytes +
-                  (shared_->config.listen.tls_key.empty() ? 0 : 96_KiB)),
+              charged_bytes(shared_->config)),
       changed_(executor_),
       room_(executor_),
       watchdog_(executor_) {}

@@ -95,6 +95,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   HttpConnection(std::shared_ptr<HttpShared> shared, std::unique_ptr<HttpSocket> socket,
                  Executor executor);
 
+  // Of one, beside bodies and answers.
+  static std::uint64_t charged_bytes(const HttpConfig& config) {
+    constexpr std::uint64_t frames = 12_KiB;  // of its coroutines, and what sockets and timers have
+    return sizeof(HttpConnection) + config.header_bytes + frames +
+           (config.listen.tls_key.empty() ? 0 : 96_KiB);
+  }
+
   // Serves until the peer or the gateway ends it; `over` is called last, on the strand.
   void start(std::function<void()> over);
   // Tells the client that there are too many already.

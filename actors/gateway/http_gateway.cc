@@ -24,7 +24,7 @@ using boost::system::error_code;
 
 namespace {
 
-constexpr int thread_count = 2;
+constexpr int io_threads = 2;
 constexpr int socket_buffer_bytes = 64 * 1024;
 // For the error that tells a client why its answer is cut.
 constexpr auto last_words = std::chrono::milliseconds(250);
@@ -66,7 +66,7 @@ struct HttpGateway::Impl {
   std::shared_ptr<HttpShared> shared;
   HttpApi api;
   std::optional<asio::ssl::context> tls;
-  asio::io_context io{thread_count};
+  asio::io_context io{io_threads};
   asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   tcp::acceptor acceptor{asio::make_strand(io)};
   std::uint16_t port = 0;
@@ -212,12 +212,24 @@ Result<std::unique_ptr<HttpGateway>> HttpGateway::start(const HttpConfig& config
   asio::co_spawn(
       impl->acceptor.get_executor(), [impl = impl.get()] { return impl->accept(); },
       asio::detached);
-  for (int i = 0; i < thread_count; ++i) {
+  for (int i = 0; i < io_threads; ++i) {
     impl->threads.emplace_back([impl = impl.get()] { impl->io.run(); });
   }
   spdlog::info("event=http_listening host={} port={} tls={}", config.listen.host, impl->port,
                impl->tls.has_value());
   return std::unique_ptr<HttpGateway>(new HttpGateway(std::move(impl)));
+}
+
+std::uint64_t HttpGateway::connection_bytes(const HttpConfig& config) {
+  return HttpConnection::charged_bytes(config);
+}
+
+std::uint32_t HttpGateway::fitting_connections(const HttpConfig& config,
+                                               std::uint64_t limit_bytes) {
+  constexpr std::uint64_t least = 64;
+  const auto most = limit_bytes / 16 / HttpConnection::charged_bytes(config);
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(config.connections, std::max(most, least)));
 }
 
 HttpGateway::HttpGateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

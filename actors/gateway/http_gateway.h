@@ -25,6 +25,11 @@ class HttpGateway {
                                                     Ledger& ledger);
   ~HttpGateway();
 
+  // As many connections as a 16th of the memory limit holds, but some; at most as configured.
+  static std::uint32_t fitting_connections(const HttpConfig& config, std::uint64_t limit_bytes);
+  // What one of them may come to, beside what requests and answers hold.
+  static std::uint64_t connection_bytes(const HttpConfig& config);
+
   std::uint16_t port() const;
   // Takes no new connection and ends idle ones; answers in progress may end until the deadline,
   // then are cancelled and end with `unavailable`. May be called again.

@@ -214,6 +214,15 @@ Result<std::unique_ptr<RpcGateway>> RpcGateway::start(const RpcConfig& config, F
   return std::unique_ptr<RpcGateway>(new RpcGateway(std::move(impl)));
 }
 
+std::uint64_t RpcGateway::connection_bytes() { return plimsoll::connection_bytes; }
+
+std::uint32_t RpcGateway::fitting_connections(const RpcConfig& config, std::uint64_t limit_bytes) {
+  constexpr std::uint64_t least = 16;
+  const auto most = limit_bytes / 64 / connection_bytes();
+  return static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(config.connections, std::max(most, least)));
+}
+
 RpcGateway::RpcGateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 RpcGateway::~RpcGateway() { stop(std::chrono::milliseconds(0)); }

@@ -22,6 +22,10 @@ class RpcGateway {
                                                    Ledger& ledger);
   ~RpcGateway();
 
+  // The same as of HTTP, but a 64th of the limit.
+  static std::uint32_t fitting_connections(const RpcConfig& config, std::uint64_t limit_bytes);
+  static std::uint64_t connection_bytes();
+
   std::uint16_t port() const;
   // Takes no new connection; calls in progress may end until the deadline, then are cut.
   void stop(std::chrono::milliseconds deadline);

@@ -11,13 +11,13 @@ namespace plimsoll {
 namespace {
 
 struct LoadingNode {
-  explicit LoadingNode(std::uint64_t memory_limit_bytes) {
+  // On a machine whose other processes leave it that much.
+  explicit LoadingNode(std::uint64_t memory_limit_bytes) : limit_bytes(memory_limit_bytes) {
     make_tiny_model("llama", {}, TensorType::q8_0).write(file);
     config.engine.threads = 1;
     config.engine.context_tokens = 64;
-    config.engine.kv_bytes = 1_MiB;
+    config.engine.kv_bytes = 3_MiB;
     config.engine.packed_directory = folder.path();
-    config.memory_limit_bytes = memory_limit_bytes;
     NodeConfig node_config;
     node_config.name = "n";
     node_config.epoch = 1;
@@ -91,7 +91,11 @@ struct LoadingNode {
   ServerConfig config;
   const ModelSource source = model_files();
   std::shared_ptr<NodeInbox> inbox = std::make_shared<NodeInbox>();
-  ModelLoader loader{config, source, ledger, inbox};
+  const std::uint64_t limit_bytes;
+  ModelLoader loader{
+      config, source, ledger, inbox, {}, [this](std::uint64_t) -> Result<MemoryBase> {
+        return MemoryBase{{{cluster::Scope::process, limit_bytes, 0}}, 0};
+      }};
   ActorSystemConfig system_config{2};
   caf::actor_system system{system_config};
   caf::scoped_actor self{system};
@@ -101,7 +105,7 @@ struct LoadingNode {
 };
 
 TEST(ModelLoader, AnUnloadedModelGivesAllItsMemoryBack) {
-  LoadingNode house(0);
+  LoadingNode house(1_GiB);
   house.load("m");
   const auto ready = house.settled("m");
   ASSERT_FALSE(ready.version.empty()) << ready.error;
@@ -128,16 +132,17 @@ TEST(ModelLoader, AnUnloadedModelGivesAllItsMemoryBack) {
 }
 
 TEST(ModelLoader, RefusesKvMemoryThatDoesNotFit) {
-  LoadingNode house(3_MiB);  // the KV of one model and all else, but not of three
+  LoadingNode house(20_MiB);  // all else and the KV of two models, but not of three
   house.load("a");
   ASSERT_FALSE(house.settled("a").version.empty());
   house.load("b");
   house.load("c");
   house.settled("b");
   const auto refused = house.settled("c");
-  EXPECT_NE(refused.error.find("1048576 bytes of KV memory do not fit: of 3145728 bytes"),
-            std::string::npos)
-      << refused.error;
+  for (const char* said : {"the plan needs", "of 20 MiB, memory_limit", "3.0 MiB of them KV memory",
+                           "unload another model"}) {
+    EXPECT_NE(refused.error.find(said), std::string::npos) << refused.error;
+  }
   EXPECT_TRUE(house.held("c").empty());
   // Room is made.
   house.self->send(house.node, UnloadModel{"a"});
@@ -146,6 +151,62 @@ TEST(ModelLoader, RefusesKvMemoryThatDoesNotFit) {
   house.load("c");
   const auto loaded = house.report("c", [](const auto& r) { return !r.version.empty(); });
   EXPECT_FALSE(loaded.version.empty()) << loaded.error;
+}
+
+struct Planned {
+  explicit Planned(std::uint64_t limit_bytes) {
+    make_tiny_model("llama", {}, TensorType::q8_0).write(file);
+    config.engine.threads = 1;
+    config.engine.context_tokens = 64;
+    const auto read = [limit_bytes](std::uint64_t) -> Result<MemoryBase> {
+      return MemoryBase{{{cluster::Scope::process, limit_bytes, 0}}, 2_MiB};
+    };
+    loader.emplace(config, source, ledger, std::make_shared<NodeInbox>(), ModelLoader::ShedSink(),
+                   read);
+  }
+  Result<cluster::MemoryPlan> plan() {
+    auto entry = loader->probe(model);
+    EXPECT_TRUE(entry);
+    return loader->plan({{model, *entry}});
+  }
+  TemporaryFolder folder;
+  const std::filesystem::path file = folder.path() / "tiny.gguf";
+  const ModelConfig model{"m", file, {}};
+  Ledger ledger;
+  ServerConfig config;
+  const ModelSource source = model_files();
+  std::optional<ModelLoader> loader;
+};
+
+TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {
+  Planned house(1_GiB);
+  house.config.engine.packed_directory = house.folder.path();
+  const auto plan = house.plan();
+  ASSERT_TRUE(plan) << to_string(plan.error());
+  ASSERT_EQ(plan->kv.size(), 1U);
+  EXPECT_GT(plan->mapped_bytes, std::filesystem::file_size(house.file)) << "the packed copy too";
+  auto entry = house.loader->probe(house.model);
+  const auto served = house.loader->load_engine(house.model, *entry);
+  ASSERT_TRUE(served) << to_string(served.error());
+  const auto info = entry->info;
+  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, 16, KvType::f16};
+  EXPECT_EQ(served->engine->stats().kv_blocks_total, plan->kv[0].bytes / layout.block_bytes());
+  const auto charged = house.ledger.total_bytes(MemoryKind::anonymous);
+  EXPECT_NEAR(static_cast<double>(served->promised.bytes()),
+              static_cast<double>(charged) + static_cast<double>(plan->kv[0].bytes), 16_KiB)
+      << "what the engine took is what the plan said";
+}
+
+TEST(ModelLoader, APlanThatDoesNotFitNamesWhatToLower) {
+  Planned house(24_MiB);
+  house.config.engine.kv_bytes = 32_MiB;
+  const auto plan = house.plan();
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code, ErrorCode::resource_exhausted);
+  EXPECT_NE(plan.error().message.find("engine.kv_memory to "), std::string::npos)
+      << plan.error().message;
+  house.config.engine.kv_bytes = 1_MiB;
+  EXPECT_TRUE(house.plan());
 }
 
 }  // namespace

@@ -67,7 +67,6 @@ def server(tmp_path_factory):
         engine_context_tokens=2048,
         engine_kv_memory="512MiB",
         engine_ttft_objective=f"{1000 * OBJECTIVE_S:.0f}ms",
-        engine_tenant_sequences=2000,
         engine_queue_length=2000,
     )
     yield running

@@ -47,7 +47,7 @@ class Server:
         if not http or not rpc:
             self.process.wait(10)
             raise RuntimeError("the server did not start:\n" + welcome + self.log_text())
-        self.url, self.rpc = http.group(1), rpc.group(1)
+        self.welcome, self.url, self.rpc = welcome, http.group(1), rpc.group(1)
 
     def log_text(self):
         return pathlib.Path(self.log.name).read_text()
