@@ -49,6 +49,7 @@ struct SubmitStream {
   std::vector<TokenId> prompt;
   SamplingParams sampling;  // but for the seed
   std::uint32_t max_new_tokens = 0;
+  bool any_length = false;  // its client named no length: the router shortens it to the caps
   std::vector<TokenId> stop_tokens;
   std::uint32_t deadline_ms = 0;  // from when it is sent
   double weight = 1.0;            // of the tenant's tier; the router's to set
@@ -321,8 +322,8 @@ PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, 
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
-                 x.max_new_tokens, x.stop_tokens, x.deadline_ms, x.weight, x.cache_bytes,
-                 x.capacity_class, x.worst_case, x.guaranteed_bytes, x.kv_token_bytes, x.sequences)
+                 x.max_new_tokens, x.any_length, x.stop_tokens, x.deadline_ms, x.weight,
+                 x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes, x.kv_token_bytes, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

@@ -215,6 +215,7 @@ void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   quota.setCacheBytes(from.cache_bytes);
   quota.setPromptTokens(from.prompt_tokens);
   quota.setGeneratedTokens(from.generated_tokens);
+  quota.setRequestTokens(from.request_tokens);
   quota.setDeadlineMs(from.deadline_ms);
   set_texts(quota.initModels(from.models.size()), from.models);
   if (!tenant.declared.empty()) out.setDeclared(reader(tenant.declared));
@@ -267,6 +268,7 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     out.quota.cache_bytes = quota.getCacheBytes();
     out.quota.prompt_tokens = quota.getPromptTokens();
     out.quota.generated_tokens = quota.getGeneratedTokens();
+    out.quota.request_tokens = quota.getRequestTokens();
     out.quota.deadline_ms = quota.getDeadlineMs();
     out.quota.models = texts(quota.getModels());
     out.declared = text(from.getDeclared());

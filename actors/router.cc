@@ -129,7 +129,8 @@ struct RouterState {
   // As asked for, or the longest that the tenant may ask for.
   Time deadline_of(const TenantId& name, std::uint32_t asked_ms) const {
     const auto* tenant = core->quotas().find(name.get());
-    const std::uint32_t most = tenant != nullptr ? tenant->quota.deadline_ms : 0;
+    const std::uint32_t most =
+        tenant != nullptr ? cluster::caps_of(*tenant, core->quotas().tiers()).deadline_ms : 0;
     return now() + std::chrono::milliseconds(most > 0 ? std::min(asked_ms, most) : asked_ms);
   }
 
@@ -176,6 +177,17 @@ struct RouterState {
     stream.model = request.model;
     stream.prefix = cluster::prefix_hashes(stream.tenant, stream.model, request.prompt);
     stream.prompt_tokens = static_cast<std::uint32_t>(request.prompt.size());
+    const auto* tenant = core->quotas().find(stream.tenant);
+    if (tenant != nullptr && request.any_length) {
+      auto usual = cluster::usual_generation(
+          cluster::caps_of(*tenant, core->quotas().tiers()), stream.prompt_tokens,
+          static_cast<std::uint32_t>(request.sequences.size()), request.max_new_tokens);
+      for (const auto& spec : request.sequences) {
+        usual = std::max(usual, static_cast<std::uint32_t>(spec.resumed.size()));
+      }
+      // With nothing left it is refused as it is.
+      if (usual > 0) request.max_new_tokens = usual;
+    }
     stream.generated_tokens = request.max_new_tokens;
     stream.repeats = cluster::repeats_endlessly(request.prompt);
     stream.kv_token_bytes = request.kv_token_bytes;
@@ -183,7 +195,6 @@ struct RouterState {
       stream.sequences.push_back({spec.id.get(), spec.credit, std::move(spec.resumed)});
       spec.resumed.clear();
     }
-    const auto* tenant = core->quotas().find(stream.tenant);
     request.weight = tenant != nullptr ? cluster::weight_of(tenant->tier) : 1.0;
     request.cache_bytes = ~std::uint64_t{0};
     if (tenant == nullptr) return stream;

@@ -46,6 +46,13 @@ Error refusal_error(const std::string& tenant, const cluster::Decision& decision
                                decision.asked, tenant, decision.limit))
           .with_reason(reason_of(decision.verdict))
           .with_param("max_tokens");
+    case Verdict::token_budget:
+      return Error(ErrorCode::invalid_argument,
+                   fmt::format("prompt and answers may come to {:.0f} tokens; a request of tenant "
+                               "'{}' may have {:.0f}",
+                               decision.asked, tenant, decision.limit))
+          .with_reason(reason_of(decision.verdict))
+          .with_param("max_tokens");
     case Verdict::sequences:
       return exhausted(fmt::format(
           "tenant '{}' may have {:.0f} sequences waiting and running: it has {:.0f} and "

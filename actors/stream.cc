@@ -89,6 +89,7 @@ struct StreamState {
     submit.model = model.name();
     submit.sampling = request().sampling;
     submit.max_new_tokens = *cap;
+    submit.any_length = !request().max_tokens;
     submit.kv_token_bytes = model.kv_token_bytes();
     if (!request().ignore_eos) submit.stop_tokens = model.end_tokens();
     auto deadline = open->services->deadline;

@@ -68,6 +68,24 @@ Result<void> set_keys(cluster::Tenant& tenant, const std::vector<std::string>& h
   return {};
 }
 
+// The limits of a request that a tier may give to its tenants.
+constexpr std::array tier_limits = {"prompt_tokens", "generated_tokens", "request_tokens",
+                                    "deadline"};
+const QuotaLimit<cluster::Quota>* find_limit(const std::string& key) {
+  const auto& limits = quota_limits<cluster::Quota>();
+  const auto limit = std::ranges::find(limits, key, &QuotaLimit<cluster::Quota>::key);
+  return limit == limits.end() ? nullptr : &*limit;
+}
+
+cluster::Quota quota_of(const cluster::RequestCaps& caps) {
+  cluster::Quota quota;
+  quota.prompt_tokens = caps.prompt_tokens;
+  quota.generated_tokens = caps.generated_tokens;
+  quota.request_tokens = caps.request_tokens;
+  quota.deadline_ms = caps.deadline_ms;
+  return quota;
+}
+
 // One key of a tenant's entry. Returns false if there is no such key.
 Result<bool> set_in_tenant(cluster::Tenant& tenant, const std::string& name,
                            const YAML::Node& value) {
@@ -89,9 +107,8 @@ Result<bool> set_in_tenant(cluster::Tenant& tenant, const std::string& name,
   } else if (name == "tier") {
     set = set_tier(tenant.tier, text);
   } else {
-    const auto& limits = quota_limits<cluster::Quota>();
-    const auto limit = std::ranges::find(limits, name, &QuotaLimit<cluster::Quota>::key);
-    if (limit == limits.end()) return false;
+    const auto* limit = find_limit(name);
+    if (limit == nullptr) return false;
     set = limit->set(tenant.quota, text);
   }
   if (!set) return fail(set.error());
@@ -126,6 +143,8 @@ class Loader {
         done = models(item.second);
       } else if (key == "tenants") {
         done = tenants(item.second);
+      } else if (key == "tiers") {
+        done = tiers(item.second);
       } else {
         done = scalar_or_section(item.first, item.second, key);
       }
@@ -235,6 +254,37 @@ class Loader {
     return {};
   }
 
+  Result<void> tiers(const YAML::Node& node) {
+    if (!node.IsMap()) return at(node, "tiers", "must be a mapping of tiers");
+    config_.server.tiers = {};
+    std::set<std::string> seen;
+    for (const auto& item : node) {
+      const std::string name = item.first.Scalar();
+      const std::string key = "tiers." + name;
+      cluster::Tier tier{};
+      if (auto known = set_tier(tier, name); !known) {
+        return at(item.first, "tiers", known.error().message);
+      }
+      if (!seen.insert(name).second) return at(item.first, key, "is given twice");
+      cluster::Quota quota;
+      auto done = entry(item.second, key,
+                        [&](const std::string& limit, const YAML::Node& value) -> Result<bool> {
+                          if (std::ranges::find(tier_limits, limit) == tier_limits.end()) {
+                            return false;
+                          }
+                          if (!value.IsScalar()) return wrong("must be a single value");
+                          auto set = find_limit(limit)->set(quota, value.Scalar());
+                          if (!set) return fail(set.error());
+                          return true;
+                        });
+      if (!done) return done;
+      cluster::Tenant nobody;
+      nobody.quota = std::move(quota);
+      config_.server.tiers[static_cast<std::size_t>(tier)] = caps_of(nobody, {});
+    }
+    return {};
+  }
+
   std::string file_;
   Config& config_;
 };
@@ -305,7 +355,16 @@ std::string show_config(const Config& config) {
         << YAML::Value << model.path.string() << YAML::Key << "compute" << YAML::Value
         << mode->first << YAML::EndMap;
   }
-  out << YAML::EndSeq << YAML::Key << "tenants" << YAML::Value << YAML::BeginSeq;
+  out << YAML::EndSeq << YAML::Key << "tiers" << YAML::Value << YAML::BeginMap;
+  for (const auto tier : all_tiers) {
+    const auto caps = quota_of(config.server.tiers[static_cast<std::size_t>(tier)]);
+    out << YAML::Key << std::string(to_string(tier)) << YAML::Value << YAML::BeginMap;
+    for (const char* key : tier_limits) {
+      out << YAML::Key << key << YAML::Value << find_limit(key)->text(caps);
+    }
+    out << YAML::EndMap;
+  }
+  out << YAML::EndMap << YAML::Key << "tenants" << YAML::Value << YAML::BeginSeq;
   for (const auto& tenant : config.server.tenants) {
     out << YAML::BeginMap << YAML::Key << "name" << YAML::Value << tenant.name << YAML::Key
         << "api_key_sha256" << YAML::Value << YAML::Flow << YAML::BeginSeq;

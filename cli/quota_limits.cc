@@ -157,6 +157,8 @@ std::vector<QuotaLimit<Quota>> make_limits() {
                    0),
       count<Quota>("generated-tokens", "generated tokens of one sequence", "generated_tokens",
                    &Quota::generated_tokens, 0),
+      count<Quota>("request-tokens", "tokens of one request, prompt and all that it may generate",
+                   "request_tokens", &Quota::request_tokens, 0),
       time<Quota>("deadline", "longest deadline of a request", "deadline_ms", &Quota::deadline_ms,
                   1.0, true),
       {"models", "models that it may use, or all", "NAME,...|all", "models",

@@ -82,6 +82,7 @@ Quota read(schema::Quota::Reader in) {
           in.getCacheBytes(),
           in.getPromptTokens(),
           in.getGeneratedTokens(),
+          in.getRequestTokens(),
           in.getDeadlineMs(),
           strings(in.getModels())};
 }
@@ -97,6 +98,7 @@ void write(const Quota& in, schema::Quota::Builder out) {
   out.setCacheBytes(in.cache_bytes);
   out.setPromptTokens(in.prompt_tokens);
   out.setGeneratedTokens(in.generated_tokens);
+  out.setRequestTokens(in.request_tokens);
   out.setDeadlineMs(in.deadline_ms);
   write(in.models, out.initModels(in.models.size()));
 }

@@ -76,6 +76,7 @@ struct Quota {
   std::uint64_t cache_bytes = 0;
   std::uint32_t prompt_tokens = 0;       // of one request
   std::uint32_t generated_tokens = 0;    // of one sequence
+  std::uint32_t request_tokens = 0;      // of one request, prompt and all that it may generate
   std::uint32_t deadline_ms = 0;         // longest that a request may ask for
   std::vector<std::string> models = {};  // allowed; empty: all
   bool operator==(const Quota&) const = default;

@@ -34,6 +34,7 @@ const char* reason_of(Verdict verdict) {
     case Verdict::prompt_length: return "tenant_prompt_length";
     case Verdict::prompt_repeats: return "prompt_repeats";
     case Verdict::generation_cap: return "tenant_generation_cap";
+    case Verdict::token_budget: return "tenant_token_budget";
     case Verdict::lease: return "tenant_lease";
     case Verdict::sequences: return "tenant_sequences";
     case Verdict::kv_bytes: return "tenant_kv_bytes";
@@ -142,8 +143,9 @@ RateState Quotas::rate_state(const State& state, const Bucket& bucket) {
   return {full, std::max(0.0, bucket.level), (full - bucket.level) / (bucket.rate * state.share)};
 }
 
-Decision Quotas::decide(State& state, const Ask& ask, Time now) {
+Decision Quotas::decide(State& state, const Ask& ask, Time now) const {
   const Quota& quota = state.tenant.quota;
+  const RequestCaps one = caps_of(state.tenant, tiers_);
   if (state.tenant.suspended) return {Verdict::suspended};
   if (!quota.models.empty() && std::ranges::find(quota.models, ask.model) == quota.models.end()) {
     return {Verdict::model};
@@ -151,14 +153,18 @@ Decision Quotas::decide(State& state, const Ask& ask, Time now) {
   const auto over = [](Verdict verdict, double limit, double asked) {
     return Decision{.verdict = verdict, .limit = limit, .asked = asked};
   };
-  if (quota.prompt_tokens > 0 && ask.prompt_tokens > quota.prompt_tokens) {
-    return over(Verdict::prompt_length, quota.prompt_tokens, ask.prompt_tokens);
+  if (one.prompt_tokens > 0 && ask.prompt_tokens > one.prompt_tokens) {
+    return over(Verdict::prompt_length, one.prompt_tokens, ask.prompt_tokens);
   }
   if (ask.repeats && state.tenant.tier != Tier::guaranteed) {
     return over(Verdict::prompt_repeats, 0, ask.prompt_tokens);
   }
-  if (quota.generated_tokens > 0 && ask.generated_tokens > quota.generated_tokens) {
-    return over(Verdict::generation_cap, quota.generated_tokens, ask.generated_tokens);
+  if (one.generated_tokens > 0 && ask.generated_tokens > one.generated_tokens) {
+    return over(Verdict::generation_cap, one.generated_tokens, ask.generated_tokens);
+  }
+  const double most_generated = static_cast<double>(ask.sequences) * ask.generated_tokens;
+  if (one.request_tokens > 0 && ask.prompt_tokens + most_generated > one.request_tokens) {
+    return over(Verdict::token_budget, one.request_tokens, ask.prompt_tokens + most_generated);
   }
 
   // What is refused below is asked for all the same, and a larger share may be the answer.
@@ -177,7 +183,6 @@ Decision Quotas::decide(State& state, const Ask& ask, Time now) {
     Bucket* bucket;
     double asked, needed;
   };
-  const double most_generated = static_cast<double>(ask.sequences) * ask.generated_tokens;
   const Rate rates[] = {
       {Verdict::requests_rate, &state.requests, 1, 1},
       {Verdict::prompt_rate, &state.prompt, static_cast<double>(ask.prompt_tokens),

@@ -44,6 +44,7 @@ enum class Verdict : std::uint8_t {
   prompt_length,   // prompt_tokens over the quota of one request
   prompt_repeats,  // endlessly; only the guaranteed tier may
   generation_cap,  // generated_tokens over the quota of one sequence
+  token_budget,    // prompt and all that is to be generated over the quota of one request
   lease,           // this router holds no share of the quota at present
   sequences,       // too many at once
   kv_bytes,        // too much KV memory at once
@@ -80,6 +81,10 @@ class Quotas {
   void set_tenant(const Tenant& tenant, Time now);
   void remove_tenant(const std::string& name);  // what it holds is forgotten when released
   const Tenant* find(const std::string& name) const;
+
+  // What one request of a tenant may be that has no such limit of its own.
+  void set_tiers(const TierCaps& tiers) { tiers_ = tiers; }
+  const TierCaps& tiers() const { return tiers_; }
 
   // This router's part of every limit of the tenant, until `expires`. Without leases in use (one
   // router), give share 1 and no expiry. A share also scales `sequences` and `kv_bytes`, rounded
@@ -126,10 +131,11 @@ class Quotas {
   static void update(State& state, Time now);
   static double held(const State& state);
   static RateState rate_state(const State& state, const Bucket& bucket);
-  static Decision decide(State& state, const Ask& ask, Time now);
+  Decision decide(State& state, const Ask& ask, Time now) const;
   void drop_if_empty(const std::string& tenant);
 
   std::map<std::string, State> tenants_;
+  TierCaps tiers_{};
 };
 
 }  // namespace plimsoll::cluster

@@ -12,7 +12,9 @@ constexpr Time full_retry{0.5};  // after which full nodes are asked again
 }  // namespace
 
 Router::Router(RouterSettings settings, RunId first_run)
-    : settings_(settings), next_run_(first_run), health_(settings.health) {}
+    : settings_(settings), next_run_(first_run), health_(settings.health) {
+  quotas_.set_tiers(settings.tiers);
+}
 
 // ---- nodes
 

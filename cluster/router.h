@@ -114,6 +114,7 @@ struct RouterSettings {
   // Other routers serve the same tenants: shares come from leases, by Quotas::set_share(). Else
   // this router has all of every quota.
   bool leases = false;
+  TierCaps tiers{};  // of requests of tenants that have no such limits of their own
 };
 
 class Router {

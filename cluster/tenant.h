@@ -1,6 +1,7 @@
 // A tenant as the cluster keeps it: its tier, what it may use, and what it has used.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -30,11 +31,23 @@ struct Quota {
   std::uint64_t cache_bytes = 0;
   std::uint32_t prompt_tokens = 0;     // of one request
   std::uint32_t generated_tokens = 0;  // of one sequence
+  std::uint32_t request_tokens = 0;    // of one request, prompt and all that it may generate
   std::uint32_t deadline_ms = 0;       // longest that a request may ask for
   std::vector<std::string> models{};   // allowed; empty: all
 
   bool operator==(const Quota&) const = default;
 };
+
+// What one request may be: the part of a quota that a tier may give too. 0 means no limit.
+struct RequestCaps {
+  std::uint32_t prompt_tokens = 0;
+  std::uint32_t generated_tokens = 0;  // of one sequence
+  std::uint32_t request_tokens = 0;    // prompt and all that it may generate
+  std::uint32_t deadline_ms = 0;
+
+  bool operator==(const RequestCaps&) const = default;
+};
+using TierCaps = std::array<RequestCaps, 3>;  // by Tier
 
 struct ApiKey {
   std::string sha256;           // lower-case hex; keys themselves are never kept
@@ -54,6 +67,14 @@ struct Tenant {
   std::string declared;
   bool operator==(const Tenant&) const = default;
 };
+
+// The tenant's own, and where it has none, those of its tier.
+RequestCaps caps_of(const Tenant& tenant, const TierCaps& tiers);
+
+// How much a sequence of the request may generate if its client does not say; `most` is what there
+// is room for. 0 only where the prompt alone is over the caps.
+std::uint32_t usual_generation(const RequestCaps& caps, std::uint32_t prompt_tokens,
+                               std::uint32_t sequences, std::uint32_t most);
 
 // Whom weights are billed to while nobody uses them; no tenant can have this name.
 inline constexpr const char* idle_tenant = "(idle)";

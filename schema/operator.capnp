@@ -208,6 +208,8 @@ struct Quota {
   # Of KV, kept for it whatever others do. 0: none.
   burstBytes @12 :UInt64;
   # Of KV, over kvBytes, while no node is short of memory. 0: none.
+  requestTokens @13 :UInt32;
+  # Of one request: its prompt and all that it may generate.
 }
 
 struct Tenant {

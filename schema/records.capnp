@@ -53,6 +53,8 @@ struct TenantRecord {
     guaranteedBytes @11 :UInt64;
     burstBytes @12 :UInt64;
     # 0: none.
+    requestTokens @13 :UInt32;
+    # Of one request, prompt and all that it may generate.
   }
 }
 

@@ -69,6 +69,7 @@ void write(const cluster::Quota& quota, schema::Quota::Builder out) {
   out.setCacheBytes(quota.cache_bytes);
   out.setPromptTokens(quota.prompt_tokens);
   out.setGeneratedTokens(quota.generated_tokens);
+  out.setRequestTokens(quota.request_tokens);
   out.setDeadlineMs(quota.deadline_ms);
   write(quota.models, out.initModels(quota.models.size()));
 }
@@ -237,6 +238,7 @@ Result<cluster::Quota> read(schema::Quota::Reader in) {
   out.cache_bytes = in.getCacheBytes();
   out.prompt_tokens = in.getPromptTokens();
   out.generated_tokens = in.getGeneratedTokens();
+  out.request_tokens = in.getRequestTokens();
   out.deadline_ms = in.getDeadlineMs();
   out.models = read(in.getModels());
   return out;

@@ -62,6 +62,11 @@ tenants:
     deadline: 30s
     generated_tokens: none
     models: [tiny, small]
+tiers:
+  standard: {prompt_tokens: 4096, deadline: 60s}
+  best-effort:
+    generated_tokens: 256
+    request_tokens: 2048
 )"),
                                   config);
   ASSERT_TRUE(loaded) << loaded.error().message;
@@ -86,6 +91,10 @@ tenants:
                                 .deadline_ms = 30'000,
                                 .models = {"tiny", "small"}};
   EXPECT_EQ(tenant.quota, expected);
+  EXPECT_EQ(server.tiers[0], cluster::RequestCaps{});
+  EXPECT_EQ(server.tiers[1], (cluster::RequestCaps{.prompt_tokens = 4096, .deadline_ms = 60'000}));
+  EXPECT_EQ(server.tiers[2],
+            (cluster::RequestCaps{.generated_tokens = 256, .request_tokens = 2048}));
 }
 
 TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
@@ -96,6 +105,7 @@ TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
   EXPECT_THAT(refusal("engine:\n  max_batch: 0\n"), HasSubstr("not a whole number from 1"));
   EXPECT_THAT(refusal("engine:\n  kv_memory: 12 parsecs\n"), HasSubstr("write it like 512MiB"));
   EXPECT_THAT(refusal("engine:\n  kv_memory: 99999999999999GiB\n"), HasSubstr("write it like"));
+  EXPECT_THAT(refusal("engine:\n  kv_memory: rest\n"), HasSubstr("write it like 512MiB"));
   EXPECT_THAT(refusal("http: 5\n"), HasSubstr(":1: http: must be a mapping"));
   EXPECT_THAT(refusal("http:\n  listen: [1]\n"), HasSubstr("must be a single value"));
   EXPECT_THAT(refusal("http:\n  listen: nowhere\n"), HasSubstr("'nowhere' is not HOST:PORT"));
@@ -119,6 +129,16 @@ TEST_F(ConfigTest, RefusesBadTenants) {
   EXPECT_THAT(refusal(head + "models: [[m]]\n"), HasSubstr("or a list of such"));
   EXPECT_THAT(refusal(head + "models: ['a b']\n"), HasSubstr(":2: tenants.models: models are"));
   EXPECT_THAT(refusal(head + "requests_per_minute: 90\n"), HasSubstr("is not a known key"));
+}
+
+TEST_F(ConfigTest, RefusesBadTiers) {
+  EXPECT_THAT(refusal("tiers:\n  gold: {deadline: 1s}\n"),
+              HasSubstr(":2: tiers: 'gold' is none of guaranteed, standard"));
+  EXPECT_THAT(refusal("tiers:\n  standard:\n    kv_memory: 1GiB\n"),
+              HasSubstr(":3: tiers.standard.kv_memory: is not a known key"));
+  EXPECT_THAT(refusal("tiers:\n  standard: {prompt_tokens: few}\n"),
+              HasSubstr(":2: tiers.standard.prompt_tokens: 'few' is not a whole number"));
+  EXPECT_THAT(refusal("tiers:\n  standard: 5\n"), HasSubstr("must be a mapping"));
 }
 
 TEST_F(ConfigTest, BeyondLoopbackNeedsTlsAndKeys) {
@@ -149,6 +169,7 @@ TEST_F(ConfigTest, AHostThatOnlyLooksLikeLoopbackNeedsCertificates) {
 TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
   Config config;
   config.server.engine.kv_bytes = 3_GiB;
+  config.server.tiers[2] = {.request_tokens = 99, .deadline_ms = 1500};
   config.server.http.write_timeout = std::chrono::milliseconds(1500);
   config.server.http.listen.host = "::1";
   config.server.models = {{"m", "/a/b.gguf", ComputeMode::int8}};

@@ -44,6 +44,29 @@ TEST_F(QuotasTest, AsksWhoItIsAndWhatItIs) {
   EXPECT_EQ(verdict(0), Verdict::suspended);
 }
 
+TEST_F(QuotasTest, ATiersCapsAreForWhoHasNoneOfItsOwn) {
+  quotas_.set_tiers({RequestCaps{}, RequestCaps{.prompt_tokens = 100, .request_tokens = 150},
+                     RequestCaps{.generated_tokens = 10}});
+  set({});
+  EXPECT_EQ(verdict(0, {.prompt_tokens = 101}), Verdict::prompt_length);
+  EXPECT_EQ(verdict(0, {.prompt_tokens = 100, .generated_tokens = 50}), Verdict::admitted);
+  const auto refused = ask(0, {.sequences = 2, .prompt_tokens = 51, .generated_tokens = 50});
+  EXPECT_EQ(refused.verdict, Verdict::token_budget) << "every sequence's tokens count";
+  EXPECT_STREQ(reason_of(refused.verdict), "tenant_token_budget");
+  EXPECT_EQ(refused.limit, 150);
+  EXPECT_EQ(refused.asked, 151);
+  EXPECT_EQ(refused.retry_after.count(), 0);
+  set({.prompt_tokens = 1000});
+  EXPECT_EQ(verdict(0, {.prompt_tokens = 140}), Verdict::admitted) << "its own counts";
+  EXPECT_EQ(verdict(0, {.prompt_tokens = 151}), Verdict::token_budget)
+      << "what it lacks is filled in";
+  auto cheap = tenant({});
+  cheap.tier = Tier::best_effort;
+  quotas_.set_tenant(cheap, Time(0));
+  EXPECT_EQ(verdict(0, {.prompt_tokens = 5000}), Verdict::admitted);
+  EXPECT_EQ(verdict(0, {.generated_tokens = 11}), Verdict::generation_cap);
+}
+
 TEST_F(QuotasTest, ABurstIsOverTheLimitAndOnlyWhereThereIsOne) {
   set({.kv_bytes = 1000, .burst_bytes = 200});
   EXPECT_EQ(verdict(0, {.kv_bytes = 1100}), Verdict::kv_bytes);

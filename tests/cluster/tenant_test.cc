@@ -20,5 +20,24 @@ TEST(Tenant, TiersHaveNamesAndFallingWeights) {
   EXPECT_GT(weight_of(Tier::standard), weight_of(Tier::best_effort));
 }
 
+TEST(Tenant, AnAnswerOfNoSaidLengthFitsTheCaps) {
+  EXPECT_EQ(usual_generation({}, 10, 1, 500), 500U);
+  EXPECT_EQ(usual_generation({.generated_tokens = 100}, 10, 1, 500), 100U);
+  EXPECT_EQ(usual_generation({.generated_tokens = 100}, 10, 1, 50), 50U) << "room counts too";
+  EXPECT_EQ(usual_generation({.generated_tokens = 100, .request_tokens = 110}, 60, 1, 500), 50U);
+  EXPECT_EQ(usual_generation({.request_tokens = 110}, 60, 4, 500), 12U) << "all answers share";
+  EXPECT_EQ(usual_generation({.request_tokens = 110}, 110, 1, 500), 0U);
+  EXPECT_EQ(usual_generation({.request_tokens = 110}, 200, 1, 500), 0U);
+}
+
+TEST(Tenant, ItsOwnCapsCountBeforeItsTiers) {
+  Tenant tenant;
+  tenant.quota.generated_tokens = 7;
+  const TierCaps tiers{RequestCaps{9, 9, 9, 9}, RequestCaps{1, 2, 3, 4}, RequestCaps{}};
+  EXPECT_EQ(caps_of(tenant, tiers), (RequestCaps{1, 7, 3, 4}));
+  tenant.tier = Tier::best_effort;
+  EXPECT_EQ(caps_of(tenant, tiers), (RequestCaps{0, 7, 0, 0}));
+}
+
 }  // namespace
 }  // namespace plimsoll::cluster
