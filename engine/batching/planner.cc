@@ -356,6 +356,7 @@ std::uint32_t Planner::kept_for_others(const PlannerSequence& sequence) const {
 void Planner::plan_oldest() {
   std::uint32_t index = oldest_;
   if (index == nobody) {
+    if (!limits_.admits) return;  // until it is allowed again
     for (Tenant& tenant : tenants_) tenant.next = 0;
     std::uint32_t t = least_served(&Tenant::prefills, false);
     if (t == nobody) t = least_served(&Tenant::prefills, true);

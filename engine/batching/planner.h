@@ -135,10 +135,10 @@ class Planner {
   using State = PlannerSequence::State;
   static constexpr std::uint32_t nobody = ~std::uint32_t{0};
 
-  // Over which use is remembered, and the part of that time that tenants can have: the rest is what
-  // steps take with nothing in them.
+  // Over which use is remembered, and the part of that time that tenants may want before the most
+  // demanding of them is greedy: where more of it is used, others begin to wait.
   static constexpr double memory_seconds = 10;
-  static constexpr double usable_share = 0.8;
+  static constexpr double usable_share = 0.5;
   // Of a step, what greedy tenants that have had their share may add to it.
   static constexpr double least_greedy_share = 0.05;
 

@@ -505,12 +505,12 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
     }
     auto victim = planner_.shed_victim(views, block_cap_, order.level == PressureLevel::red);
     if (!victim && order.level == PressureLevel::red && running.size() == 1) {
-      // Nobody else has anything left to give. If the oldest itself is what does not fit, it goes:
-      // the kernel would take everybody.
+      // Nobody else has anything left to give. If the oldest itself is what does not fit, it waits
+      // until there is memory again: the kernel would take everybody.
       const std::uint64_t held = running[0]->blocks.size() * block_bytes;
       const auto missing = wanted - (pool_.free_count() - free_before);
       if (running[0]->blocks.size() >= missing && held > running[0]->request.guaranteed_bytes) {
-        victim = Planner::Victim{0, true};
+        victim = Planner::Victim{0, false};
       }
     }
     if (!victim) break;

@@ -518,6 +518,56 @@ TEST(Engine, RedEndsNothingOfATenantThatIsAlone) {
   EXPECT_TRUE(refused.empty());
 }
 
+// Where only one is left, and it is what does not fit: it waits, and loses nothing.
+TEST(Engine, RedLetsTheLastSequenceWaitWhereItIsWhatDoesNotFit) {
+  Sheds sheds;
+  EngineHarness harness(Crowd::config(sheds), 64, slow());
+  const auto request = make_request(1, make_prompt(100, 1), 400);
+  ASSERT_TRUE(harness.engine().submit(request));
+  ASSERT_TRUE(harness.wait_tokens(1, 1));
+  harness.engine().set_pressure({PressureLevel::red, 2 * harness.block_bytes(), "why"});
+  ASSERT_TRUE(harness.wait_stats([](const auto& s) { return s.running == 0; }));
+  const auto steps = harness.engine().stats().steps_total;
+  std::this_thread::sleep_for(20ms);
+  EXPECT_EQ(harness.engine().stats().steps_total, steps) << "it does not come back by itself";
+  harness.engine().set_pressure(PressureLevel::green);
+  EXPECT_EQ(harness.outcome(1).tokens, alone(request));
+  EXPECT_TRUE(sheds.of(Shed::Kind::cancel).empty());
+  EXPECT_EQ(sheds.of(Shed::Kind::preempt).size(), 1U);
+}
+
+TEST(Engine, RefusesAtOnceWhatWouldWaitLongerThanItsObjective) {
+  auto config = small();
+  config.ttft_objective = 200ms;
+  FakeModelOptions options;
+  options.on_forward = [](std::span<const SequenceChunk> chunks) {
+    std::size_t tokens = 4;
+    for (const auto& chunk : chunks) tokens += chunk.tokens.size();
+    std::this_thread::sleep_for(tokens * 50us);
+  };
+  EngineHarness harness(config, 256, options);
+  std::uint64_t id = 0;
+  const auto submit = [&](CapacityClass c, const char* tenant = "alice") {
+    ++id;
+    auto request = make_request(id, make_prompt(400, id), 2, tenant);  // 20 ms
+    request.capacity_class = c;
+    return harness.engine().submit(std::move(request));
+  };
+  ASSERT_TRUE(submit(CapacityClass::low_latency));
+  EXPECT_EQ(harness.outcome(id).tokens.size(), 2U);  // now it knows its pace
+  std::uint64_t accepted = 0;
+  Result<void> last;
+  while (accepted < 40 && (last = submit(CapacityClass::low_latency))) ++accepted;
+  ASSERT_FALSE(last);
+  EXPECT_EQ(last.error().reason, "queue_wait");
+  EXPECT_EQ(last.error().code, ErrorCode::resource_exhausted);
+  EXPECT_GE(last.error().retry_after_ms, 1000U);
+  EXPECT_GE(accepted, 3U);
+  EXPECT_LE(accepted, 14U) << "of 10 ideally";
+  EXPECT_TRUE(submit(CapacityClass::batch)) << "may wait";
+  EXPECT_TRUE(submit(CapacityClass::low_latency, "bob")) << "has nothing ahead but a fair part";
+}
+
 TEST(Engine, RedAdmitsWhatIsGuaranteedAndNothingElse) {
   Sheds sheds;
   EngineHarness harness(Crowd::config(sheds), 64);
