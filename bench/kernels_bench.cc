@@ -178,18 +178,21 @@ void matmul_bench(benchmark::State& state, TensorType type, bool pack) {
   quantize_activations(x.data(), cols, tokens, cols, q, pool());
   std::size_t i = 0;
   for (auto _ : state) {
-    matmul(all[i++ % all.size()], x.data(), cols, q, tokens, y.data(), rows, pool());
+    const Product product{&all[i++ % all.size()], y.data(), rows};
+    matmul({&product, 1}, x.data(), cols, q, tokens, pool());
     benchmark::DoNotOptimize(y.data());
   }
   set_rates(state, static_cast<double>(rows) * cols * tokens,
             pack ? all[0].packed.bytes() : all[0].source.bytes);
 }
 void matmul_u4(benchmark::State& state) { matmul_bench(state, TensorType::q4_1, true); }
-void matmul_u8(benchmark::State& state) { matmul_bench(state, TensorType::q8_0, true); }
+void matmul_c5(benchmark::State& state) { matmul_bench(state, TensorType::q5_0, true); }
+void matmul_c8(benchmark::State& state) { matmul_bench(state, TensorType::q8_0, true); }
 void matmul_f32(benchmark::State& state) { matmul_bench(state, TensorType::f32, false); }
 void matmul_q4_1_expanded(benchmark::State& state) { matmul_bench(state, TensorType::q4_1, false); }
 BENCHMARK(matmul_u4)->Apply(shapes);
-BENCHMARK(matmul_u8)->Apply(shapes);
+BENCHMARK(matmul_c5)->Apply(shapes);
+BENCHMARK(matmul_c8)->Apply(shapes);
 BENCHMARK(matmul_f32)
     ->UseRealTime()
     ->ArgNames({"rows", "cols", "tokens"})

@@ -375,10 +375,11 @@ void Bert::quantize_for(const BertLinear& w, const float* in, std::size_t tokens
 void Bert::apply(const BertLinear& w, const float* in, std::size_t tokens, float* out) {
   const std::size_t cols = w.weight.cols();
   const std::size_t rows = w.weight.rows();
-  matmul(w.weight, in, cols,
+  const Product product{&w.weight, out, rows};
+  matmul({&product, 1}, in, cols,
          w.weight.packed.empty() ? QuantizedActivations{}
                                  : QuantizedActivations::in(b_.quantized.data(), tokens, cols),
-         tokens, out, rows, pool_);
+         tokens, pool_);
   pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t t = begin; t < end; ++t) add(out + t * rows, w.bias, rows, out + t * rows);
   });

@@ -22,25 +22,6 @@ AttentionShape attention_shape(const DecoderConfig& c, bool local) {
           .window = local ? c.window : 0};
 }
 
-// Splits each row of x [tokens, n] into what int8 with a scale per block holds, in place, and what
-// is left over, `rest` [tokens, n].
-void split_for_int8(float* x, float* rest, std::size_t size) {
-  constexpr std::size_t block = QuantizedActivations::block;
-  // Adding and subtracting 1.5 * 2^23 rounds a float of magnitude under 2^22 to an integer.
-  constexpr float round = 12582912.0F;
-  for (std::size_t i = 0; i < size; i += block) {
-    float largest = 0;
-    for (std::size_t j = i; j < i + block; ++j) largest = std::max(largest, std::abs(x[j]));
-    const float scale = largest / 127.0F;
-    const float inverse = scale > 0 ? 1.0F / scale : 0.0F;
-    for (std::size_t j = i; j < i + block; ++j) {
-      const float held = ((x[j] * inverse + round) - round) * scale;
-      rest[j] = x[j] - held;
-      x[j] = held;
-    }
-  }
-}
-
 }  // namespace
 
 Decoder::Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderWeights bound,
@@ -103,7 +84,6 @@ Result<ModelMemory> Decoder::memory(GgufFile file, ComputeMode compute) {
 template <class Memory>
 Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const Sizes& sizes) {
   const std::size_t tokens = sizes.limits.tokens;
-  const std::size_t fine_tokens = sizes.packed ? 2 * tokens : tokens;
   const std::size_t q_width = std::size_t{c.heads} * c.head_dim;
   const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
   const std::size_t widest = std::max({std::size_t{c.hidden}, q_width, std::size_t{c.ffn}});
@@ -113,13 +93,13 @@ Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const 
   b.places = memory.template take<Place>(tokens);
   b.sequences = memory.template take<AttentionSequence>(sizes.limits.sequences);
   b.x = memory.template take<float>(tokens * c.hidden);
-  b.normed = memory.template take<float>(fine_tokens * c.hidden);
-  b.branch = memory.template take<float>(fine_tokens * c.hidden);
+  b.normed = memory.template take<float>(tokens * c.hidden);
+  b.branch = memory.template take<float>(tokens * c.hidden);
   b.q = memory.template take<float>(tokens * q_width);
   b.k = memory.template take<float>(tokens * kv_width);
-  b.v = memory.template take<float>(fine_tokens * kv_width);
+  b.v = memory.template take<float>(tokens * kv_width);
   b.attended = memory.template take<float>(tokens * q_width);
-  b.gate = memory.template take<float>(fine_tokens * c.ffn);
+  b.gate = memory.template take<float>(tokens * c.ffn);
   b.up = memory.template take<float>(tokens * c.ffn);
   b.cos = memory.template take<float>(table);
   b.sin = memory.template take<float>(table);
@@ -128,7 +108,9 @@ Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const 
   b.attention_scratch = memory.template take<float>(
       sizes.threads * attention_scratch_floats(attention_shape(c, false)));
   b.quantized = memory.template take<std::byte>(
-      sizes.packed ? QuantizedActivations::bytes(fine_tokens, widest) : 0);
+      sizes.packed ? QuantizedActivations::bytes(tokens, widest) : 0);
+  b.rest = memory.template take<std::byte>(
+      sizes.packed ? QuantizedActivations::bytes(tokens, c.hidden) : 0);
   return b;
 }
 
@@ -214,11 +196,19 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
   const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
   const std::size_t half = c.head_dim / 2;
 
-  norm_rows(b_.x.data(), w.attention_norm, tokens, b_.normed.data());
-  quantize_for(w.q, b_.normed.data(), tokens);
-  multiply(w.q, b_.normed.data(), tokens, b_.q.data());
-  multiply(w.k, b_.normed.data(), tokens, b_.k.data());
-  multiply_finely(w.v, b_.normed.data(), tokens, b_.v.data());
+  // V's errors go straight into the residual stream: it is given what 8 bits lost of its input,
+  // too. (GGUF's mixed types spend more bits on V as well.)
+  QuantizedActivations rest;
+  const QuantizedActivations* v_rest = nullptr;
+  if (!w.v.packed.empty()) {
+    rest = QuantizedActivations::in(b_.rest.data(), tokens, c.hidden);
+    v_rest = &rest;
+  }
+  norm_rows(b_.x.data(), w.attention_norm, tokens, w.q, b_.normed.data(), v_rest);
+  const Product products[] = {{&w.q, b_.q.data(), q_width},
+                              {&w.k, b_.k.data(), kv_width},
+                              {&w.v, b_.v.data(), kv_width, v_rest}};
+  matmul(products, b_.normed.data(), c.hidden, quantized(w.q, tokens), tokens, pool_);
 
   const auto norm_heads = [&](float* x, std::size_t heads, const float* weight) {
     for (std::size_t h = 0; h < heads; ++h, x += c.head_dim) {
@@ -251,24 +241,33 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
 
   attention(attention_shape(c, local), kv.layout(), kv.data(), layer,
             b_.sequences.first(chunks.size()), q_width, b_.attention_scratch, pool_);
-  quantize_for(w.attention_output, b_.attended.data(), tokens);
-  multiply(w.attention_output, b_.attended.data(), tokens, b_.branch.data());
+  const QuantizedActivations attended = quantized(w.attention_output, tokens);
+  if (!w.attention_output.packed.empty()) {
+    quantize_activations(b_.attended.data(), q_width, tokens, q_width, attended, pool_);
+  }
+  const Product output{&w.attention_output, b_.branch.data(), c.hidden};
+  matmul({&output, 1}, b_.attended.data(), q_width, attended, tokens, pool_);
   add_branch(w.post_attention_norm, tokens);
 }
 
 // x += (activation(norm(x) W_gate) * norm(x) W_up) W_down
 void Decoder::feed_forward(const DecoderLayer& w, std::size_t tokens) {
-  norm_rows(b_.x.data(), w.ffn_norm, tokens, b_.normed.data());
-  quantize_for(w.gate, b_.normed.data(), tokens);
-  multiply(w.gate, b_.normed.data(), tokens, b_.gate.data());
-  multiply(w.up, b_.normed.data(), tokens, b_.up.data());
-  const auto activate = config_.activation == GatedActivation::silu ? silu_mul : gelu_tanh_mul;
   const std::size_t ffn = config_.ffn;
+  norm_rows(b_.x.data(), w.ffn_norm, tokens, w.gate, b_.normed.data(), nullptr);
+  const Product products[] = {{&w.gate, b_.gate.data(), ffn}, {&w.up, b_.up.data(), ffn}};
+  matmul(products, b_.normed.data(), config_.hidden, quantized(w.gate, tokens), tokens, pool_);
+  const auto activate = config_.activation == GatedActivation::silu ? silu_mul : gelu_tanh_mul;
+  const QuantizedActivations activated = quantized(w.down, tokens);
   pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    float* const gate = &b_.gate[begin * ffn];
-    activate(gate, &b_.up[begin * ffn], (end - begin) * ffn, gate);
+    for (std::size_t t = begin; t < end; ++t) {
+      float* const gate = &b_.gate[t * ffn];
+      activate(gate, &b_.up[t * ffn], ffn, gate);
+      if (w.down.packed.empty()) continue;
+      quantize_tokens(b_.gate.data(), ffn, tokens, ffn, t, t + 1, activated, nullptr);
+    }
   });
-  multiply_finely(w.down, b_.gate.data(), tokens, b_.branch.data());
+  const Product down{&w.down, b_.branch.data(), config_.hidden};
+  matmul({&down, 1}, b_.gate.data(), ffn, activated, tokens, pool_);
   add_branch(w.post_ffn_norm, tokens);
 }
 
@@ -285,8 +284,12 @@ void Decoder::write_logits(std::span<const SequenceChunk> chunks, float* logits)
     }
   }
   if (rows == 0) return;
-  quantize_for(w_.output, b_.normed.data(), rows);
-  multiply(w_.output, b_.normed.data(), rows, logits);
+  const QuantizedActivations normed = quantized(w_.output, rows);
+  if (!w_.output.packed.empty()) {
+    quantize_activations(b_.normed.data(), hidden, rows, hidden, normed, pool_);
+  }
+  const Product output{&w_.output, logits, config_.vocab};
+  matmul({&output, 1}, b_.normed.data(), hidden, normed, rows, pool_);
   if (config_.final_softcap > 0) {
     pool_.parallel_for(rows, 1, [&](std::size_t begin, std::size_t stop, int) {
       soft_cap(logits + begin * config_.vocab, config_.final_softcap,
@@ -295,11 +298,14 @@ void Decoder::write_logits(std::span<const SequenceChunk> chunks, float* logits)
   }
 }
 
-void Decoder::norm_rows(const float* in, const float* weight, std::size_t tokens, float* out) {
+void Decoder::norm_rows(const float* in, const float* weight, std::size_t tokens,
+                        const WeightMatrix& w, float* out, const QuantizedActivations* rest) {
   const std::size_t n = config_.hidden;
+  const QuantizedActivations q = quantized(w, tokens);
   pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t t = begin; t < end; ++t) {
       rms_norm(in + t * n, weight, config_.norm_epsilon, n, out + t * n);
+      if (!w.packed.empty()) quantize_tokens(out, n, tokens, n, t, t + 1, q, rest);
     }
   });
 }
@@ -312,40 +318,6 @@ void Decoder::add_branch(const float* post_norm, std::size_t tokens) {
       if (post_norm != nullptr) rms_norm(branch, post_norm, config_.norm_epsilon, n, branch);
       add(&b_.x[t * n], branch, n, &b_.x[t * n]);
     }
-  });
-}
-
-void Decoder::quantize_for(const WeightMatrix& w, const float* in, std::size_t tokens) {
-  if (w.packed.empty()) return;
-  const std::size_t cols = w.cols();
-  quantize_activations(in, cols, tokens, cols,
-                       QuantizedActivations::in(b_.quantized.data(), tokens, cols), pool_);
-}
-
-void Decoder::multiply(const WeightMatrix& w, const float* in, std::size_t tokens, float* out) {
-  const std::size_t cols = w.cols();
-  matmul(w, in, cols,
-         w.packed.empty() ? QuantizedActivations{}
-                          : QuantizedActivations::in(b_.quantized.data(), tokens, cols),
-         tokens, out, w.rows(), pool_);
-}
-
-void Decoder::multiply_finely(const WeightMatrix& w, float* in, std::size_t tokens, float* out) {
-  if (w.packed.empty()) {
-    multiply(w, in, tokens, out);
-    return;
-  }
-  const std::size_t cols = w.cols();
-  const std::size_t rows = w.rows();
-  float* const rest = in + tokens * cols;
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    split_for_int8(in + begin * cols, rest + begin * cols, (end - begin) * cols);
-  });
-  quantize_for(w, in, 2 * tokens);
-  multiply(w, in, 2 * tokens, out);
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    add(out + begin * rows, out + (tokens + begin) * rows, (end - begin) * rows,
-        out + begin * rows);
   });
 }
 

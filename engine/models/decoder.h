@@ -36,8 +36,7 @@ class Decoder final : public CausalModel {
     std::uint32_t position;
   };
 
-  // What a step computes in; the first dimension of each is the step's tokens, twice as many where
-  // multiply_finely() reads or writes and weights are packed.
+  // What a step computes in; the first dimension of each is the step's tokens.
   struct Buffers {
     std::span<Place> places;
     std::span<AttentionSequence> sequences;  // [sequences]
@@ -52,11 +51,12 @@ class Decoder final : public CausalModel {
     std::span<float> local_cos, local_sin;   // [head_dim / 2], where layers are local
     std::span<float> attention_scratch;      // for each thread
     std::span<std::byte> quantized;          // QuantizedActivations of the widest input
+    std::span<std::byte> rest;               // what they lost of V's input
   };
   struct Sizes {
     StepLimits limits;
     int threads = 1;
-    bool packed = false;  // multiply_finely() has a second half, of quantized rows
+    bool packed = false;  // there are quantized activations
   };
   // Takes all buffers from `memory`: an Arena, or what only counts.
   template <class Memory>
@@ -73,18 +73,17 @@ class Decoder final : public CausalModel {
   void feed_forward(const DecoderLayer& layer, std::size_t tokens);
   void write_logits(std::span<const SequenceChunk> chunks, float* logits);
 
-  // out[t] = norm(in[t])
-  void norm_rows(const float* in, const float* weight, std::size_t tokens, float* out);
+  // out[t] = norm(in[t]), quantized where the product with w needs it, with what that loses in
+  // `rest` unless it is null.
+  void norm_rows(const float* in, const float* weight, std::size_t tokens, const WeightMatrix& w,
+                 float* out, const QuantizedActivations* rest);
   // x += branch, normalised first where the family does so.
   void add_branch(const float* post_norm, std::size_t tokens);
-  // Quantizes a product's input, if its weights are packed.
-  void quantize_for(const WeightMatrix& w, const float* in, std::size_t tokens);
-  // out[t] = in[t] W^T. The input was given to quantize_for() just before.
-  void multiply(const WeightMatrix& w, const float* in, std::size_t tokens, float* out);
-  // The same for the two products whose errors go straight into the residual stream, V and the
-  // FFN's last: int8 is given the input and then what it lost of it, as twice the rows. (GGUF's
-  // mixed types spend more bits on the same two.) Uses up `in`; both hold 2 * tokens rows.
-  void multiply_finely(const WeightMatrix& w, float* in, std::size_t tokens, float* out);
+  // The input of a product with w; empty if w is not packed.
+  QuantizedActivations quantized(const WeightMatrix& w, std::size_t tokens) {
+    return w.packed.empty() ? QuantizedActivations{}
+                            : QuantizedActivations::in(b_.quantized.data(), tokens, w.cols());
+  }
 
   DecoderConfig config_;
   ModelInfo info_;

@@ -1,15 +1,27 @@
 #include "engine/kernels/cpu/matmul.h"
 
+#include <algorithm>
+#include <cassert>
+
 #include "engine/kernels/cpu/matmul_paths.h"
 
 namespace plimsoll {
 
-void matmul(const WeightMatrix& w, const float* x, std::size_t ldx, const QuantizedActivations& x_q,
-            std::size_t tokens, float* y, std::size_t ldy, ThreadPool& pool) {
-  if (w.packed.empty()) {
-    matmul_float(w.source, x, ldx, tokens, y, ldy, pool);
-  } else {
-    matmul_int8(w.packed, x_q, tokens, y, ldy, pool);
+void matmul(std::span<const Product> products, const float* x, std::size_t ldx,
+            const QuantizedActivations& x_q, std::size_t tokens, ThreadPool& pool) {
+  if (tokens == 0) return;
+  const auto is_packed = [](const Product& product) { return !product.w->packed.empty(); };
+  if (std::ranges::all_of(products, is_packed)) {
+    matmul_int8(products, x_q, tokens, pool);
+    return;
+  }
+  for (const Product& product : products) {
+    if (is_packed(product)) {
+      matmul_int8({&product, 1}, x_q, tokens, pool);
+    } else {
+      assert(product.rest == nullptr);
+      matmul_float(product.w->source, x, ldx, tokens, product.y, product.ldy, pool);
+    }
   }
 }
 

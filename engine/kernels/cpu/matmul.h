@@ -47,10 +47,25 @@ struct QuantizedActivations {
 void quantize_activations(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
                           const QuantizedActivations& out, ThreadPool& pool);
 
-// y is [tokens, w.rows()] with stride ldy, overwritten. x_q, quantized with the same `tokens`, is
-// needed if w.packed is not empty, x otherwise. A token's products do not depend on the other
-// tokens, to the last bit.
-void matmul(const WeightMatrix& w, const float* x, std::size_t ldx, const QuantizedActivations& x_q,
-            std::size_t tokens, float* y, std::size_t ldy, ThreadPool& pool);
+// The same of tokens [begin, end) alone, on the calling thread, for whoever makes x in the same
+// pass. `rest`, unless null, is given what the 8 bits lost: x less their values, quantized in turn.
+void quantize_tokens(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
+                     std::size_t begin, std::size_t end, const QuantizedActivations& out,
+                     const QuantizedActivations* rest);
+
+// One of several products with the same activations: y = x W^T, [tokens, w.rows()] with stride ldy,
+// overwritten.
+struct Product {
+  const WeightMatrix* w = nullptr;
+  float* y = nullptr;
+  std::size_t ldy = 0;
+  // With it y = (x + rest) W^T: what quantize_tokens() says was lost of x. Packed weights only.
+  const QuantizedActivations* rest = nullptr;
+};
+
+// x_q, quantized with the same `tokens`, is needed where weights are packed, x where they are not.
+// A token's products do not depend on the other tokens, to the last bit.
+void matmul(std::span<const Product> products, const float* x, std::size_t ldx,
+            const QuantizedActivations& x_q, std::size_t tokens, ThreadPool& pool);
 
 }  // namespace plimsoll

@@ -7,7 +7,8 @@ namespace plimsoll {
 
 void matmul_float(const TensorView& w, const float* x, std::size_t ldx, std::size_t tokens,
                   float* y, std::size_t ldy, ThreadPool& pool);
-void matmul_int8(const PackedMatrix& w, const QuantizedActivations& x, std::size_t tokens, float* y,
-                 std::size_t ldy, ThreadPool& pool);
+// All products are packed.
+void matmul_int8(std::span<const Product> products, const QuantizedActivations& x,
+                 std::size_t tokens, ThreadPool& pool);
 
 }  // namespace plimsoll

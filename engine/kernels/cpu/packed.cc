@@ -14,9 +14,8 @@ namespace {
 
 constexpr std::size_t panel_rows = PackedMatrix::panel_rows;
 constexpr std::size_t block_cols = PackedMatrix::block_cols;
-constexpr std::size_t groups = block_cols / 4;
 
-// 32 columns of one row: w = scale * u + min.
+// 32 columns of one row: w = scale * u + min. Of centred types min is -2^(bits - 1) * scale.
 struct Block {
   float scale = 0;
   float min = 0;
@@ -150,6 +149,20 @@ int row_exponent(const std::vector<Block>& blocks) {
   return std::max(std::ilogb(greatest) - 14, std::numeric_limits<float>::min_exponent);
 }
 
+// Row r's quants among the block's, which start as zeros.
+void store_quants(const Block& block, PackedForm form, std::size_t r, std::byte* quants) {
+  for (std::size_t c = 0; c < block_cols; ++c) {
+    const std::size_t group = c / 4, in_group = r * 4 + c % 4;
+    if (bits_of(form) == 8) {
+      quants[group * 64 + in_group] = std::byte{block.u[c]};
+      continue;
+    }
+    const std::uint8_t nibble = block.u[c] & 0x0F;
+    quants[group % 4 * 64 + in_group] |= std::byte(group < 4 ? nibble : nibble << 4);
+    if (bits_of(form) == 5) quants[256 + in_group] |= std::byte(block.u[c] >> 4 << group);
+  }
+}
+
 }  // namespace
 
 PackedForm packed_form(const TensorView& source) {
@@ -159,14 +172,14 @@ PackedForm packed_form(const TensorView& source) {
     return PackedForm::none;
   }
   switch (source.type) {
-    case TensorType::q4_0:
+    case TensorType::q4_0: return PackedForm::c4;
+    case TensorType::q5_0: return PackedForm::c5;
+    case TensorType::q8_0: return PackedForm::c8;
     case TensorType::q4_1:
     case TensorType::q4_k: return PackedForm::u4;
-    case TensorType::q5_0:
     case TensorType::q5_1:
-    case TensorType::q5_k:
+    case TensorType::q5_k: return PackedForm::u5;
     case TensorType::q6_k:
-    case TensorType::q8_0:
     case TensorType::f32:
     case TensorType::f16:
     case TensorType::bf16: return PackedForm::u8;
@@ -185,24 +198,18 @@ void pack_panel(const TensorView& source, PackedForm form, std::size_t panel, st
     const int exponent = row_exponent(blocks);
     const float factor = std::ldexp(1.0F, exponent);
     std::memcpy(dst + r * sizeof(factor), &factor, sizeof(factor));
-    std::byte* out = dst + PackedMatrix::factors_bytes;
+    std::byte* scales = dst + PackedMatrix::factors_bytes + r * 2;
+    std::byte* quants = dst + shape.quants_offset();
     for (const Block& block : blocks) {
       const std::uint16_t scale = float_to_half(std::ldexp(block.scale, -exponent));
-      const std::uint16_t min = float_to_half(std::ldexp(block.min, -exponent));
-      std::memcpy(out + r * 2, &scale, 2);
-      std::memcpy(out + panel_rows * 2 + r * 2, &min, 2);
-      std::byte* const u = out + panel_rows * 4;
-      for (std::size_t c = 0; c < block_cols; ++c) {
-        const std::size_t place = c / 4 * 64 + r * 4 + c % 4;
-        if (form == PackedForm::u8) {
-          u[place] = std::byte{block.u[c]};
-        } else if (c < block_cols / 2) {
-          u[place] |= std::byte{block.u[c]};
-        } else {
-          u[place - groups / 2 * 64] |= std::byte(block.u[c] << 4);
-        }
+      std::memcpy(scales, &scale, 2);
+      if (!is_centred(form)) {
+        const std::uint16_t min = float_to_half(std::ldexp(block.min, -exponent));
+        std::memcpy(scales + shape.scales_bytes(), &min, 2);
       }
-      out += shape.block_bytes();
+      store_quants(block, form, r, quants);
+      scales += PackedMatrix::scale_bytes;
+      quants += quant_bytes(form);
     }
   }
 }

@@ -2,16 +2,20 @@
 // cache file and mapped, so that processes share it and the kernel can reclaim it.
 //
 // One layout for every instruction set. Rows go in panels of 16 (one SIMD lane a row); columns in
-// blocks of 32. Every source type becomes one of two forms, both affine per row and block:
-//   w = factor * (scale * u + min),   u unsigned, 4 bits (u4) or 8 bits (u8)
-// so that dot(w, x) = factor * sum over blocks of
-//                     scale * scale_x * dot(u, q) + min * scale_x * sum(q).
-// A panel holds 16 factors, one f32 a row: powers of two that bring the row's scales and mins into
-// the upper range of f16, where they keep 11 bits whatever the weights' magnitude. Then its blocks:
-//   scales (16 x f16), mins (16 x f16), then u:
-//   u8: for each group g of 4 columns (8 groups): 16 rows x 4 bytes            = 512 bytes
-//   u4: for each group g of 4 columns (4 groups): 16 rows x 4 bytes, the low nibble from column
-//       4g+j, the high nibble from column 16+4g+j                              = 256 bytes
+// blocks of 32. Every source type becomes quants u of 4, 5 or 8 bits that are affine per row and
+// block, or, where the source has no mins, centred:
+//   affine (u4, u5, u8)    w = factor * (scale * u + min)
+//   centred (c4, c5, c8)   w = factor * scale * (u - 2^(bits - 1))
+// A panel is
+//   factors   16 x f32: powers of two that bring a row's scales and mins into the upper range of
+//             f16, where they keep 11 bits whatever the weights' magnitude
+//   scales    [blocks] of 16 x f16
+//   mins      the same; affine forms only
+//   quants    [blocks] of, for each group g of 4 columns, 16 rows x 4 bytes:
+//     8 bits: g = 0..7, 512 bytes
+//     4 bits: g = 0..3, 256 bytes, the low nibble from column 4g+j, the high from 16+4g+j
+//     5 bits: as 4 bits, then 64 bytes: bit g of byte (row, j) is the fifth of column 4g+j
+// each of them on a 64-byte border.
 #pragma once
 
 #include <cstddef>
@@ -28,26 +32,43 @@
 
 namespace plimsoll {
 
-enum class PackedForm : std::uint32_t { none = 0, u4 = 4, u8 = 8 };
+enum class PackedForm : std::uint32_t {
+  none = 0,
+  u4 = 4,
+  u5 = 5,
+  u8 = 8,
+  c4 = 0x14,
+  c5 = 0x15,
+  c8 = 0x18,
+};
+constexpr std::uint32_t bits_of(PackedForm form) { return static_cast<std::uint32_t>(form) & 0xF; }
+constexpr bool is_centred(PackedForm form) { return static_cast<std::uint32_t>(form) > 0xF; }
+// Of one block's quants.
+constexpr std::size_t quant_bytes(PackedForm form) { return 64 * std::size_t{bits_of(form)}; }
 
 struct PackedMatrix {
   static constexpr std::size_t panel_rows = 16;
   static constexpr std::size_t block_cols = 32;
   static constexpr std::size_t factors_bytes = panel_rows * sizeof(float);
+  static constexpr std::size_t scale_bytes = panel_rows * sizeof(std::uint16_t);  // of one block
   PackedForm form = PackedForm::none;
   std::uint32_t rows = 0;  // as in the source; the last panel is padded with zeros
   std::uint32_t cols = 0;  // a multiple of 32
   const std::byte* data = nullptr;
 
   bool empty() const { return form == PackedForm::none; }
-  std::size_t block_bytes() const { return 64 + (form == PackedForm::u4 ? 256 : 512); }
   std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
-  std::size_t panel_bytes() const { return factors_bytes + cols / block_cols * block_bytes(); }
+  std::size_t blocks() const { return cols / block_cols; }
+  // Of the scales, and of the mins, of a panel.
+  std::size_t scales_bytes() const { return (blocks() * scale_bytes + 63) / 64 * 64; }
+  std::size_t quants_offset() const {
+    return factors_bytes + scales_bytes() * (is_centred(form) ? 1 : 2);
+  }
+  std::size_t panel_bytes() const { return quants_offset() + blocks() * quant_bytes(form); }
   std::size_t bytes() const { return panels() * panel_bytes(); }
 };
 
-// The form a type is packed to: 4-bit types to u4, the others to u8; none for i64, and for
-// matrices whose columns are no multiple of 32.
+// The form a type is packed to; none for i64, and for matrices whose columns are no multiple of 32.
 //
 // Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 keep their quants; only their scales and mins are
 // rounded to 11 bits. Q6_K (scales of 16 columns) and the float types are quantized anew, to 255

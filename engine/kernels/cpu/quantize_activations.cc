@@ -20,16 +20,18 @@ using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 constexpr std::size_t lanes = HWY_LANES(float);
 constexpr std::size_t block = QuantizedActivations::block;
+constexpr std::size_t vectors = block / lanes;
 
 // `at` points to this block in each array.
 HWY_INLINE void QuantizeBlock(const float* x, const QuantizedActivations& at) {
   const D d;
   const hn::Rebind<std::int32_t, D> di;
+  const hn::Rebind<std::int8_t, D> di8;
+  V v[vectors];
+  for (std::size_t i = 0; i < vectors; ++i) v[i] = hn::LoadU(d, x + i * lanes);
   // Magnitudes compare as their bits do; there NaN and infinity are greatest, and are not lost.
-  auto bits = hn::Zero(di);
-  for (std::size_t i = 0; i < block; i += lanes) {
-    bits = hn::Max(bits, hn::BitCast(di, hn::Abs(hn::LoadU(d, x + i))));
-  }
+  auto bits = hn::BitCast(di, hn::Abs(v[0]));
+  for (std::size_t i = 1; i < vectors; ++i) bits = hn::Max(bits, hn::BitCast(di, hn::Abs(v[i])));
   const std::int32_t top = hn::GetLane(hn::MaxOfLanes(di, bits));
   float largest;
   std::memcpy(&largest, &top, sizeof(largest));
@@ -43,29 +45,50 @@ HWY_INLINE void QuantizeBlock(const float* x, const QuantizedActivations& at) {
   }
   const V inverse = hn::Set(d, 127.0F / largest);
   auto sum = hn::Zero(di);
-  for (std::size_t i = 0; i < block; i += lanes) {
-    const auto v = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse));
-    sum = hn::Add(sum, v);
-    hn::StoreU(hn::DemoteTo(hn::Rebind<std::int8_t, D>(), v), hn::Rebind<std::int8_t, D>(),
-               at.q + i);
+  for (std::size_t i = 0; i < vectors; ++i) {
+    const auto q = hn::NearestInt(hn::Mul(v[i], inverse));
+    sum = hn::Add(sum, q);
+    hn::StoreU(hn::DemoteTo(di8, q), di8, at.q + i * lanes);
   }
   *at.scale = largest / 127.0F;
   *at.sum = hn::GetLane(hn::SumOfLanes(di, sum));
   *at.scaled_sum = *at.scale * static_cast<float>(*at.sum);
 }
 
-// Tokens [begin, end) of `tokens`.
-void QuantizeTokens(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
-                    std::size_t begin, std::size_t end, const QuantizedActivations& out) {
+// Block b of token t among `tokens`.
+HWY_INLINE QuantizedActivations At(const QuantizedActivations& out, std::size_t tokens,
+                                   std::size_t blocks, std::size_t t, std::size_t b) {
   constexpr std::size_t tile_tokens = QuantizedActivations::tile_tokens;
+  const std::size_t tile = t / tile_tokens * tile_tokens;
+  const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
+  const std::size_t i = tile * blocks + b * in_tile + (t - tile);
+  return {out.q + i * block, out.scale + i, out.sum + i, out.scaled_sum + i};
+}
+
+// rest = x - scale * q
+HWY_INLINE void Subtract(const float* x, const QuantizedActivations& at, float* rest) {
+  const D d;
+  const V scale = hn::Set(d, *at.scale);
+  for (std::size_t i = 0; i < block; i += lanes) {
+    const auto q = hn::PromoteTo(hn::Rebind<std::int32_t, D>(),
+                                 hn::LoadU(hn::Rebind<std::int8_t, D>(), at.q + i));
+    hn::Store(hn::NegMulAdd(hn::ConvertTo(d, q), scale, hn::LoadU(d, x + i)), d, rest + i);
+  }
+}
+
+void QuantizeTokens(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
+                    std::size_t begin, std::size_t end, const QuantizedActivations& out,
+                    const QuantizedActivations* rest) {
+  HWY_ALIGN float lost[block];
   const std::size_t blocks = cols / block;
   for (std::size_t t = begin; t < end; ++t) {
-    const std::size_t tile = t / tile_tokens * tile_tokens;
-    const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
     for (std::size_t b = 0; b < blocks; ++b) {
-      const std::size_t i = tile * blocks + b * in_tile + (t - tile);
-      QuantizeBlock(x + t * ldx + b * block,
-                    {out.q + i * block, out.scale + i, out.sum + i, out.scaled_sum + i});
+      const float* const values = x + t * ldx + b * block;
+      const QuantizedActivations at = At(out, tokens, blocks, t, b);
+      QuantizeBlock(values, at);
+      if (rest == nullptr) continue;
+      Subtract(values, at, lost);
+      QuantizeBlock(lost, At(*rest, tokens, blocks, t, b));
     }
   }
 }
@@ -89,12 +112,17 @@ QuantizedActivations QuantizedActivations::in(std::byte* buffer, std::size_t tok
           reinterpret_cast<float*>(scales + 2 * each)};
 }
 
+void quantize_tokens(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
+                     std::size_t begin, std::size_t end, const QuantizedActivations& out,
+                     const QuantizedActivations* rest) {
+  assert(cols % QuantizedActivations::block == 0);
+  PLIMSOLL_DISPATCH(QuantizeTokens)(x, ldx, tokens, cols, begin, end, out, rest);
+}
+
 void quantize_activations(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
                           const QuantizedActivations& out, ThreadPool& pool) {
-  assert(cols % QuantizedActivations::block == 0);
-  const auto quantize = PLIMSOLL_DISPATCH(QuantizeTokens);
   pool.parallel_for(tokens, 4, [&](std::size_t begin, std::size_t end, int) {
-    quantize(x, ldx, tokens, cols, begin, end, out);
+    quantize_tokens(x, ldx, tokens, cols, begin, end, out, nullptr);
   });
 }
 

@@ -8,6 +8,10 @@
 namespace plimsoll {
 namespace {
 
+// One type for each packed form.
+constexpr TensorType packed_types[] = {TensorType::q4_0, TensorType::q4_k, TensorType::q5_0,
+                                       TensorType::q5_k, TensorType::q8_0, TensorType::q6_k};
+
 // A 64-byte aligned buffer with activations in it.
 struct Quantized {
   std::vector<std::byte> storage;
@@ -26,6 +30,13 @@ struct Quantized {
     return tile * (cols / 32) + b * std::min<std::size_t>(16, tokens - tile) + t % 16;
   }
 };
+
+// y = x W^T, one product alone.
+void multiply(const WeightMatrix& w, const float* x, std::size_t ldx, const QuantizedActivations& q,
+              std::size_t tokens, float* y, std::size_t ldy, ThreadPool& pool) {
+  const Product product{&w, y, ldy};
+  matmul({&product, 1}, x, ldx, q, tokens, pool);
+}
 
 class Matmul : public EveryIsa {};
 PLIMSOLL_FOR_EVERY_ISA(Matmul);
@@ -85,7 +96,7 @@ TEST_P(Matmul, Float32MatchesDouble) {
       for (const std::size_t tokens : {0, 1, 2, 3, 8, 10}) {
         const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
         std::vector<float> y(tokens * ldy + 1, -7.0F);
-        matmul({weights.view, {}}, x.data(), ldx, {}, tokens, y.data(), ldy, pool);
+        multiply({weights.view, {}}, x.data(), ldx, {}, tokens, y.data(), ldy, pool);
         for (std::size_t t = 0; t < tokens; ++t) {
           for (std::size_t r = 0; r < rows; ++r) {
             double want = 0, magnitude = 0;
@@ -113,15 +124,15 @@ TEST_P(Matmul, Float32TakesUnalignedFilesAndOddColumns) {
   view.data = shifted.data() + 1;
   const auto x = random_floats(tokens * cols, 4);
   std::vector<float> aligned(tokens * rows), unaligned(tokens * rows);
-  matmul({weights.view, {}}, x.data(), cols, {}, tokens, aligned.data(), rows, pool);
-  matmul({view, {}}, x.data(), cols, {}, tokens, unaligned.data(), rows, pool);
+  multiply({weights.view, {}}, x.data(), cols, {}, tokens, aligned.data(), rows, pool);
+  multiply({view, {}}, x.data(), cols, {}, tokens, unaligned.data(), rows, pool);
   EXPECT_EQ(aligned, unaligned);
 }
 
 // The int8 path against its definition: packed weights times quantized activations.
 TEST_P(Matmul, Int8MatchesDouble) {
   ThreadPool pool(2);
-  for (const TensorType type : {TensorType::q4_1, TensorType::q8_0, TensorType::q4_k}) {
+  for (const TensorType type : packed_types) {
     for (const std::size_t rows : {1, 15, 16, 41}) {
       for (const std::size_t cols : {256, 768}) {
         const Weights weights(type, rows, cols, 3);
@@ -131,7 +142,7 @@ TEST_P(Matmul, Int8MatchesDouble) {
           const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
           const Quantized q(x.data(), ldx, tokens, cols, pool);
           std::vector<float> y(tokens * ldy + 1, -7.0F);
-          matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), ldy, pool);
+          multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), ldy, pool);
           for (std::size_t t = 0; t < tokens; ++t) {
             for (std::size_t r = 0; r < rows; ++r) {
               double want = 0, magnitude = 0;
@@ -158,7 +169,7 @@ TEST_P(Matmul, Int8MatchesDouble) {
 TEST_P(Matmul, Int8DotsAreExact) {
   ThreadPool pool(1);
   const std::size_t rows = 16, cols = 64, tokens = 5;
-  for (const TensorType type : {TensorType::q8_0, TensorType::q4_0}) {
+  for (const TensorType type : {TensorType::q8_0, TensorType::q5_0, TensorType::q4_0}) {
     for (const int kind : {0, 1, 2, 3}) {
       Weights weights(type, rows, cols, 5);
       const std::size_t block = info(type).block_bytes;
@@ -181,7 +192,7 @@ TEST_P(Matmul, Int8DotsAreExact) {
       const Packed packed(weights.view);
       const Quantized q(x.data(), cols, tokens, cols, pool);
       std::vector<float> y(tokens * rows);
-      matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), rows, pool);
+      multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), rows, pool);
       for (std::size_t t = 0; t < tokens; ++t) {
         for (std::size_t r = 0; r < rows; ++r) {
           double want = 0;
@@ -197,7 +208,9 @@ TEST_P(Matmul, ATokenDoesNotDependOnTheOthers) {
   ThreadPool pool(2);
   const std::size_t rows = 50, cols = 512, most = 37;
   const auto x = random_floats(most * cols, 6);
-  for (const TensorType type : {TensorType::q4_1, TensorType::q8_0, TensorType::f32}) {
+  for (const TensorType type :
+       {TensorType::q4_0, TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::q8_0,
+        TensorType::q6_k, TensorType::f32}) {
     const Weights weights(type, rows, cols, 7);
     WeightMatrix w{weights.view, {}};
     const Packed packed(weights.view);
@@ -205,15 +218,55 @@ TEST_P(Matmul, ATokenDoesNotDependOnTheOthers) {
     std::vector<float> alone(most * rows);
     for (std::size_t t = 0; t < most; ++t) {
       const Quantized q(&x[t * cols], cols, 1, cols, pool);
-      matmul(w, &x[t * cols], cols, q.a, 1, &alone[t * rows], rows, pool);
+      multiply(w, &x[t * cols], cols, q.a, 1, &alone[t * rows], rows, pool);
     }
     for (std::size_t tokens = 2; tokens <= most; ++tokens) {
       const std::size_t first = most - tokens;  // each token in every place of a tile
       const Quantized q(&x[first * cols], cols, tokens, cols, pool);
       std::vector<float> y(tokens * rows);
-      matmul(w, &x[first * cols], cols, q.a, tokens, y.data(), rows, pool);
+      multiply(w, &x[first * cols], cols, q.a, tokens, y.data(), rows, pool);
       ASSERT_EQ(std::memcmp(y.data(), &alone[first * rows], y.size() * sizeof(float)), 0)
           << info(type).name << ", " << tokens << " tokens";
+    }
+  }
+}
+
+// Several products in one call, of different forms and sizes, one with what 8 bits lost.
+TEST_P(Matmul, ProductsSideBySideAndTheirRestsEqualThoseAlone) {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    const std::size_t cols = 256, tokens = 21;
+    const auto x = random_floats(tokens * cols, 10);
+    const Quantized q(x.data(), cols, tokens, cols, pool);
+    const Weights a(TensorType::q4_1, 40, cols, 11), b(TensorType::q8_0, 17, cols, 12),
+        c(TensorType::q5_0, 3, cols, 13);
+    const Packed pa(a.view), pb(b.view), pc(c.view);
+    const WeightMatrix wa{a.view, pa.matrix}, wb{b.view, pb.matrix}, wc{c.view, pc.matrix};
+    std::vector<float> ya(tokens * 40), yb(tokens * 17), yc(tokens * 3);
+    auto alone_a = ya, alone_b = yb, alone_c = yc;
+    multiply(wa, nullptr, 0, q.a, tokens, alone_a.data(), 40, pool);
+    multiply(wb, nullptr, 0, q.a, tokens, alone_b.data(), 17, pool);
+    multiply(wc, nullptr, 0, q.a, tokens, alone_c.data(), 3, pool);
+
+    Quantized rest(x.data(), cols, tokens, cols, pool);
+    quantize_tokens(x.data(), cols, tokens, cols, 0, tokens, q.a, &rest.a);
+    const Product products[] = {
+        {&wa, ya.data(), 40}, {&wb, yb.data(), 17, &rest.a}, {&wc, yc.data(), 3}};
+    matmul(products, nullptr, 0, q.a, tokens, pool);
+    EXPECT_EQ(ya, alone_a);
+    EXPECT_EQ(yc, alone_c);
+    const auto w = b.values();
+    for (std::size_t t = 0; t < tokens; ++t) {
+      for (std::size_t r = 0; r < 17; ++r) {
+        const std::size_t i = t * 17 + r;
+        double want = 0, magnitude = 0;
+        for (std::size_t k = 0; k < cols; ++k) {
+          want += static_cast<double>(w[r * cols + k]) * x[t * cols + k];
+          magnitude += std::abs(static_cast<double>(w[r * cols + k]) * x[t * cols + k]);
+        }
+        ASSERT_NEAR(yb[i], want, 6e-5 * magnitude) << t;
+        ASSERT_NE(yb[i], alone_b[i]);
+      }
     }
   }
 }
@@ -223,7 +276,7 @@ TEST(MatmulIsas, AgreeWithEachOther) {
   ThreadPool pool(1);
   const std::size_t rows = 33, cols = 1024, tokens = 9;
   const auto x = random_floats(tokens * cols, 8);
-  for (const TensorType type : {TensorType::q4_k, TensorType::q6_k}) {
+  for (const TensorType type : packed_types) {
     const Weights weights(type, rows, cols, 9);
     const Packed packed(weights.view);
     std::vector<std::vector<float>> results;
@@ -231,8 +284,8 @@ TEST(MatmulIsas, AgreeWithEachOther) {
       force_isa(isa);
       const Quantized q(x.data(), cols, tokens, cols, pool);
       results.emplace_back(tokens * rows);
-      matmul({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, results.back().data(), rows,
-             pool);
+      multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, results.back().data(), rows,
+               pool);
     }
     float largest = 0;
     for (const float v : results[0]) largest = std::max(largest, std::abs(v));

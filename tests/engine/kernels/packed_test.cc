@@ -15,9 +15,18 @@ bool keeps_quants(TensorType type) {
 TEST(Packed, FormsFollowTheTypes) {
   for (const TensorType type : weight_types) {
     const Weights weights(type, 2, 256, 1);
-    const bool four =
-        type == TensorType::q4_0 || type == TensorType::q4_1 || type == TensorType::q4_k;
-    EXPECT_EQ(packed_form(weights.view), four ? PackedForm::u4 : PackedForm::u8) << info(type).name;
+    PackedForm expected = PackedForm::u8;
+    switch (type) {
+      case TensorType::q4_0: expected = PackedForm::c4; break;
+      case TensorType::q4_1:
+      case TensorType::q4_k: expected = PackedForm::u4; break;
+      case TensorType::q5_0: expected = PackedForm::c5; break;
+      case TensorType::q5_1:
+      case TensorType::q5_k: expected = PackedForm::u5; break;
+      case TensorType::q8_0: expected = PackedForm::c8; break;
+      default: break;
+    }
+    EXPECT_EQ(packed_form(weights.view), expected) << info(type).name;
   }
   EXPECT_EQ(packed_form(Weights(TensorType::f32, 2, 48, 1).view), PackedForm::none);
   TensorView none;

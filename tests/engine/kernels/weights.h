@@ -80,19 +80,28 @@ inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t c
   const std::size_t r = row % 16, c = col % 32;
   float factor;
   std::memcpy(&factor, panel + r * 4, 4);
-  const std::byte* const block = panel + 64 + col / 32 * m.block_bytes();
-  std::uint16_t scale, min;
-  std::memcpy(&scale, block + r * 2, 2);
-  std::memcpy(&min, block + 32 + r * 2, 2);
+  const auto half_at = [&](std::size_t offset) {
+    std::uint16_t half;
+    std::memcpy(&half, panel + offset + col / 32 * 32 + r * 2, 2);
+    return static_cast<double>(half_to_float(half));
+  };
+  const std::size_t scales_bytes = (m.cols / 32 * 32 + 63) / 64 * 64;
+  const int bits = static_cast<int>(m.form) & 15;
+  const bool centred = static_cast<int>(m.form) > 15;
+  const std::byte* const quants = panel + 64 + (centred ? 1 : 2) * scales_bytes +
+                                  col / 32 * 64 * static_cast<std::size_t>(bits);
+  const std::size_t place = r * 4 + c % 4;
   unsigned u;
-  if (m.form == PackedForm::u8) {
-    u = std::to_integer<unsigned>(block[64 + c / 4 * 64 + r * 4 + c % 4]);
+  if (bits == 8) {
+    u = std::to_integer<unsigned>(quants[c / 4 * 64 + place]);
   } else {
-    const unsigned pair = std::to_integer<unsigned>(block[64 + c % 16 / 4 * 64 + r * 4 + c % 4]);
+    const unsigned pair = std::to_integer<unsigned>(quants[c % 16 / 4 * 64 + place]);
     u = c < 16 ? pair & 15 : pair >> 4;
+    if (bits == 5) u |= (std::to_integer<unsigned>(quants[256 + place]) >> (c / 4) & 1) << 4;
   }
-  return static_cast<double>(factor) *
-         (static_cast<double>(half_to_float(scale)) * u + half_to_float(min));
+  const double scale = half_at(64);
+  return static_cast<double>(factor) * (centred ? scale * (static_cast<int>(u) - (1 << (bits - 1)))
+                                                : scale * u + half_at(64 + scales_bytes));
 }
 
 }  // namespace plimsoll
