@@ -3,20 +3,18 @@
 //
 // Keys in RocksDB: "format" (version of this layout), "revision", "e" + key (entries), "l" + id
 // (leases). Numbers are of 8 bytes, little-endian.
-#include <fcntl.h>
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <utility>
 
 #include "engine/memory/ledger.h"
+#include "storage/directory_lock.h"
 #include "storage/local_store.h"
 
 namespace plimsoll::storage {
@@ -54,36 +52,6 @@ Error broken(const std::filesystem::path& directory, const std::string& what) {
                                          "; restore the directory from a backup");
 }
 
-// RocksDB has a lock too, but tells of it only in prose.
-class DirectoryLock {
- public:
-  static Result<std::unique_ptr<DirectoryLock>> take(const std::filesystem::path& directory) {
-    std::error_code error;
-    std::filesystem::create_directories(directory, error);
-    const auto path = directory / "in-use";
-    std::unique_ptr<DirectoryLock> lock(
-        new DirectoryLock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)));
-    if (lock->file_ < 0) {
-      return fail(ErrorCode::internal, "cannot write " + path.string() + ": " + strerror(errno));
-    }
-    if (flock(lock->file_, LOCK_EX | LOCK_NB) != 0) {
-      return fail(ErrorCode::unavailable, "state in " + directory.string() +
-                                              " is in use by another process; stop it, or give "
-                                              "this one a directory of its own");
-    }
-    return lock;
-  }
-  ~DirectoryLock() {
-    if (file_ >= 0) close(file_);
-  }
-  DirectoryLock(const DirectoryLock&) = delete;
-  DirectoryLock& operator=(const DirectoryLock&) = delete;
-
- private:
-  explicit DirectoryLock(int file) : file_(file) {}
-  const int file_;
-};
-
 rocksdb::Options options_of(const std::shared_ptr<rocksdb::Cache>& cache) {
   rocksdb::Options options;
   options.create_if_missing = true;
@@ -117,7 +85,7 @@ class RocksTable final : public Table {
         charge_(process_ledger().account(Component::storage, "", shared_tenant), 0) {}
 
   Result<void> open() {
-    auto lock = DirectoryLock::take(directory_);
+    auto lock = DirectoryLock::take(directory_, "state");
     if (!lock) return tl::unexpected(lock.error());
     lock_ = std::move(*lock);
     if (auto whole = check_current(); !whole) return whole;

@@ -1,0 +1,136 @@
+// kill -9 at any moment: the cache opens again, holds its bounds, and serves nothing wrong.
+// PLIMSOLL_CACHE_KILLS says how often (20), PLIMSOLL_CACHE_SEED where the dice begin.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+
+#include "tests/storage/disk_cache_testing.h"
+
+namespace plimsoll::storage {
+namespace {
+
+constexpr const char* directory_variable = "PLIMSOLL_TEST_CACHE_DIRECTORY";
+constexpr const char* seed_variable = "PLIMSOLL_TEST_CACHE_SEED";
+constexpr int keys = 3000;
+constexpr int tenants = 3;  // the last one encrypted
+
+std::uint64_t number_in(const char* variable, std::uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
+}
+
+DiskCacheOptions options_in(const std::filesystem::path& directory) {
+  DiskCacheOptions options;
+  options.directory = directory;
+  options.bytes = 8_MiB;
+  options.flush_after = std::chrono::milliseconds(5);
+  options.reclaim_within = std::chrono::milliseconds(80);
+  options.ttl[static_cast<std::size_t>(CacheKind::tokens)] = std::chrono::milliseconds(700);
+  options.keys[TenantId("t2")] = random_bytes(1, encryption_key_bytes);
+  return options;
+}
+CacheOwner owner_of(int tenant) {
+  const auto name = "t" + std::to_string(tenant);
+  return {TenantId(name), "tenant:" + name};
+}
+std::string value_of(int tenant, CacheKind kind, int key) {
+  const auto seed =
+      static_cast<std::uint64_t>((key * tenants + tenant) * 3 + static_cast<int>(kind));
+  return random_bytes(seed, 1 + (seed * 2654435761U) % 12'000);
+}
+
+// Not a test: what the other one kills.
+TEST(DiskCacheChild, DISABLED_WorksUntilItIsKilled) {
+  const char* directory = std::getenv(directory_variable);
+  ASSERT_NE(directory, nullptr);
+  std::mt19937_64 random(number_in(seed_variable, 0));
+  Ledger ledger;
+  auto cache = open_disk_cache(options_in(directory), ledger);
+  if (!cache) _exit(3);
+  for (;;) {
+    const int tenant = static_cast<int>(random() % tenants);
+    const auto kind = static_cast<CacheKind>(random() % cache_kind_count);
+    const int key = static_cast<int>(random() % keys);
+    const auto name = std::to_string(key);
+    const auto roll = random() % 2000;
+    if (roll < 4) {
+      (void)(*cache)->purge({owner_of(tenant).tenant, {}, 50ms}, 1min);
+    } else if (roll < 6) {
+      (*cache)->set_quota(owner_of(tenant).tenant, 1_MiB + random() % 4_MiB);
+    } else if (roll < 1200) {
+      (*cache)->put(owner_of(tenant), kind, name, value_of(tenant, kind, key));
+    } else {
+      const auto got = (*cache)->get(owner_of(tenant), kind, name);
+      if (got && *got != value_of(tenant, kind, key)) _exit(4);
+    }
+  }
+}
+
+TEST(DiskCacheCrash, NothingWrongIsServedAfterAnyKill) {
+  const auto kills = number_in("PLIMSOLL_CACHE_KILLS", 20);
+  const auto seed = number_in("PLIMSOLL_CACHE_SEED", 1);
+  std::mt19937_64 random(seed);
+  const CacheDirectory directory;
+  setenv(directory_variable, directory.path().c_str(), 1);
+  std::uint64_t found = 0;
+  for (std::uint64_t round = 0; round < kills; ++round) {
+    SCOPED_TRACE("kill " + std::to_string(round) +
+                 " of PLIMSOLL_CACHE_SEED=" + std::to_string(seed));
+    setenv(seed_variable, std::to_string(random()).c_str(), 1);
+    std::string program = "/proc/self/exe", filter = "--gtest_filter=DiskCacheChild.*",
+                disabled = "--gtest_also_run_disabled_tests";
+    char* arguments[] = {program.data(), filter.data(), disabled.data(), nullptr};
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    pid_t child = 0;
+    ASSERT_EQ(posix_spawn(&child, program.c_str(), &actions, nullptr, arguments, environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    // From before it has opened to long after it has filled its bound.
+    std::this_thread::sleep_for(
+        std::chrono::microseconds(random() % (round % 4 == 0 ? 60'000 : 500'000)));
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "it ended by itself: " << WEXITSTATUS(status);
+
+    auto options = options_in(directory.path());
+    std::vector<std::string> troubles;
+    options.on_trouble = [&](const std::string& trouble) { troubles.push_back(trouble); };
+    EXPECT_LE(bytes_in(directory.path()), options.bytes);
+    Ledger ledger;
+    auto cache = open_disk_cache(options, ledger);
+    ASSERT_TRUE(cache) << to_string(cache.error());
+    std::uint64_t accounted = 0, files = 0;
+    for (const auto& [tenant, counts] : (*cache)->stats().tenants) {
+      for (const auto& of_kind : counts) accounted += of_kind.bytes;
+    }
+    // Before anything can have changed: the tokens' TTL.
+    for (const auto& file : files_in(directory.path())) {
+      std::error_code gone;
+      const auto bytes = std::filesystem::file_size(file, gone);
+      if (file.extension() == ".sst" && !gone) files += bytes;
+    }
+    EXPECT_GE(accounted, files) << "what is on disk is known";
+    EXPECT_LE(accounted, options.bytes);
+    for (int i = 0; i < 300; ++i) {
+      const int tenant = static_cast<int>(random() % tenants);
+      const auto kind = static_cast<CacheKind>(random() % cache_kind_count);
+      const int key = static_cast<int>(random() % keys);
+      const auto got = (*cache)->get(owner_of(tenant), kind, std::to_string(key));
+      if (!got) continue;
+      ++found;
+      ASSERT_EQ(*got, value_of(tenant, kind, key));
+    }
+    cache->reset();
+    EXPECT_THAT(troubles, testing::IsEmpty()) << "a kill is no damage";
+  }
+  EXPECT_GT(found, 10 * kills) << "or nothing was tested";
+}
+
+}  // namespace
+}  // namespace plimsoll::storage
