@@ -230,9 +230,20 @@ bool DiskCacheImpl::drop(Lock& lock, std::vector<std::uint64_t> segments, Reason
   }
   const auto store = store_;
   if (store == nullptr) return false;
+  const auto reads_before = last_read_;
+  const bool reading = !reads_.empty();
   lock.unlock();
   const auto dropped = store->drop(segments);
   lock.lock();
+  if (dropped && (reading || last_read_ != reads_before)) {
+    // A file goes with its last reader, and then not by itself.
+    const auto last = last_read_;
+    read_ended_.wait_for(lock, read_wait,
+                         [&] { return reads_.empty() || *reads_.begin() > last; });
+    lock.unlock();
+    store->clean();
+    lock.lock();
+  }
   charge();
   if (dropped) return true;
   replace_store(lock, dropped.error().message);
@@ -401,9 +412,6 @@ std::uint64_t DiskCacheImpl::purge_now(Lock& lock, const CachePurge& what) {
     if (!done) whole.push_back(id);  // rather too much than too little
   }
   drop(lock, std::move(whole), &CacheCounts::purged_total);
-  // A file goes with its last reader.
-  const auto last = last_read_;
-  read_ended_.wait_for(lock, read_wait, [&] { return reads_.empty() || *reads_.begin() > last; });
   return purged;
 }
 

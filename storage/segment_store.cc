@@ -199,6 +199,11 @@ Result<void> SegmentStore::drop(std::span<const std::uint64_t> segments) {
   return {};
 }
 
+void SegmentStore::clean() {
+  // Allowing files to be deleted looks for all that can be.
+  if (db_->DisableFileDeletions().ok()) db_->EnableFileDeletions(/*force=*/false);
+}
+
 std::uint64_t SegmentStore::memory_bytes() const {
   std::uint64_t readers = 0, memtables = 0;
   db_->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers);

@@ -71,9 +71,11 @@ class SegmentStore {
   // Errors, also of the writer: resource_exhausted (the disk is full), internal.
   Result<Writer> write(const Segment& description);
 
-  // All or none. When it returns, the files are gone, save those that a read() uses which began
-  // before. Errors: internal; then the store is good for nothing any more.
+  // All or none. When it returns, the files are gone, if no read() was under way. Errors: internal;
+  // then the store is good for nothing any more.
   Result<void> drop(std::span<const std::uint64_t> segments);
+  // Deletes what was dropped while it was read: RocksDB leaves it until something else is done.
+  void clean();
 
   std::uint64_t memory_bytes() const;  // of RocksDB's
 

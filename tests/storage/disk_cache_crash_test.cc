@@ -129,7 +129,7 @@ TEST(DiskCacheCrash, NothingWrongIsServedAfterAnyKill) {
     cache->reset();
     EXPECT_THAT(troubles, testing::IsEmpty()) << "a kill is no damage";
   }
-  EXPECT_GT(found, 10 * kills) << "or nothing was tested";
+  EXPECT_GT(found, kills) << "or nothing was tested";
 }
 
 }  // namespace
