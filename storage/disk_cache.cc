@@ -19,6 +19,8 @@ constexpr std::uint64_t largest_target_bytes = 8 << 20;
 constexpr std::uint64_t segments_of_bound = 64;
 constexpr std::uint64_t buffered_overhead_bytes = 256;  // of an entry: nodes, hashes, times
 constexpr std::chrono::seconds stop_time{5};
+constexpr std::chrono::seconds recent{30};
+constexpr std::size_t least_read_bytes = 64 << 10;  // smaller reads say nothing of what bytes cost
 // The clock of an entry that is further ahead was wrong, then or now.
 constexpr std::int64_t clock_skew_ms = 60'000;
 
@@ -243,11 +245,20 @@ std::optional<std::string> DiskCacheImpl::look_up(const CacheOwner& owner, Cache
     read = ++last_read_;
     reads_.insert(read);
   }
+  const auto begin = Clock::now();
   auto bytes = store->read(segment, &hash);
+  const auto end = Clock::now();
   {
     const std::lock_guard lock(mutex_);
     reads_.erase(read);
     read_ended_.notify_all();
+    if (bytes) {
+      const double cost = std::chrono::duration<double>(end - begin).count() /
+                          static_cast<double>(std::max(bytes->size(), least_read_bytes));
+      const auto& before = end - cost_read_at_ < recent ? recent_cost_ : measured_cost_;
+      recent_cost_.seconds_per_byte = 0.9 * before.seconds_per_byte + 0.1 * cost;
+      cost_read_at_ = end;
+    }
     // Dropped meanwhile, which is no damage.
     if (index_.find(segment) == nullptr) return std::nullopt;
   }
@@ -298,6 +309,7 @@ std::size_t DiskCacheImpl::chain_length(const CacheOwner& owner, CacheKind kind,
          (buffered_.contains(hashes[length]) || find(hashes[length], now))) {
     ++length;
   }
+  counts(owner.tenant, kind).misses_total += hashes.size() - length;
   return length;
 }
 
@@ -417,6 +429,11 @@ Result<void> DiskCacheImpl::set_key(const TenantId& tenant, std::string key) {
   commands_.emplace_back([this, tenant](Lock& held) { drop_other_keys(held, tenant); });
   wake();
   return {};
+}
+
+ReadCost DiskCacheImpl::read_cost() const {
+  const std::lock_guard lock(mutex_);
+  return Clock::now() - cost_read_at_ < recent ? recent_cost_ : measured_cost_;
 }
 
 DiskCacheStats DiskCacheImpl::stats() const {

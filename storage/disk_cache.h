@@ -98,6 +98,13 @@ struct CachePurge {
   std::chrono::milliseconds older_than{0};
 };
 
+struct ReadCost {
+  double seconds_per_byte = 0;
+  double seconds(std::uint64_t bytes) const {
+    return seconds_per_byte * static_cast<double>(bytes);
+  }
+};
+
 class DiskCache {
  public:
   virtual ~DiskCache() = default;  // writes what is buffered, for a few seconds at most
@@ -111,8 +118,8 @@ class DiskCache {
   virtual std::size_t get_chain(const CacheOwner& owner, CacheKind kind,
                                 std::span<const std::string> keys,
                                 const std::function<bool(std::size_t, std::string&&)>& take) = 0;
-  // How many of the keys, from the first on, get_chain() would look for on disk or in the buffer.
-  // In memory only: never waits for the disk.
+  // How many of the keys, from the first on, get_chain() would look for on disk or in the buffer;
+  // the others count as misses. In memory only: never waits for the disk.
   virtual std::size_t chain_length(const CacheOwner& owner, CacheKind kind,
                                    std::span<const std::string> keys) = 0;
 
@@ -135,6 +142,9 @@ class DiskCache {
   // 32 bytes, or empty: plain. What is stored otherwise, plain or under another key, goes.
   virtual Result<void> set_key(const TenantId& tenant, std::string key) = 0;
 
+  // What it takes to read, by a file that is written and read at the start, then by the reads of
+  // the last half minute. In memory only.
+  virtual ReadCost read_cost() const = 0;
   virtual DiskCacheStats stats() const = 0;
 };
 

@@ -42,6 +42,7 @@ class DiskCacheImpl final : public DiskCache {
   Result<void> set_ttl(CacheKind kind, const TenantId& tenant,
                        std::optional<std::chrono::milliseconds> ttl) override;
   Result<void> set_key(const TenantId& tenant, std::string key) override;
+  ReadCost read_cost() const override;
   DiskCacheStats stats() const override;
 
  private:
@@ -94,6 +95,7 @@ class DiskCacheImpl final : public DiskCache {
 
   // --- On the writer's thread, with the mutex held in between ---
   void run();
+  void measure(Lock& lock);
   bool work(Lock& lock);
   void open_store(Lock& lock);
   void load(Lock& lock, SegmentStore& store);
@@ -135,6 +137,8 @@ class DiskCacheImpl final : public DiskCache {
   std::map<std::pair<TenantId, CacheKind>, std::chrono::milliseconds> tenant_ttls_;
   std::set<std::uint64_t> reads_;  // from the disk, under way
   std::uint64_t last_read_ = 0;
+  ReadCost measured_cost_, recent_cost_;
+  Clock::time_point cost_read_at_{};    // when the last read told of it
   std::vector<std::uint64_t> damaged_;  // segments to drop
   std::deque<Command> commands_;
   std::string trouble_;

@@ -1,6 +1,8 @@
 // What happens to the cache's disk, all of it on one thread: entries are written in segments, room
 // is made before, what has expired goes, small segments become larger ones, tenants are purged.
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -18,6 +20,8 @@ constexpr std::chrono::milliseconds least_sweep{20}, longest_sweep{15'000};
 constexpr int merges_of_sweep = 4;
 constexpr std::chrono::seconds read_wait{5};     // for reads of what is purged
 constexpr std::uint64_t segments_of_index = 64;  // at least
+constexpr int probe_blocks = 4;
+constexpr std::size_t probe_block_bytes = 128 << 10;
 constexpr int lower_priority = 10;
 constexpr int most_failures = 3;  // writes, one after another
 
@@ -43,8 +47,35 @@ void DiskCacheImpl::run() {
   setpriority(PRIO_PROCESS, 0, lower_priority);
   Lock lock(mutex_);
   delete_asides(lock);
+  measure(lock);
   while (work(lock)) {
   }
+}
+
+// What reading costs where the page cache does not help.
+void DiskCacheImpl::measure(Lock& lock) {
+  lock.unlock();
+  const auto path = options_.directory / "probe";
+  const std::string block(probe_block_bytes, 'p');
+  std::string read(probe_block_bytes, '\0');
+  double seconds = 0;
+  const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  bool good = file >= 0;
+  for (int i = 0; good && i < probe_blocks; ++i) {
+    good = ::write(file, block.data(), block.size()) == static_cast<ssize_t>(block.size());
+  }
+  good = good && fsync(file) == 0 && posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) == 0;
+  const auto begin = Clock::now();
+  for (int i = 0; good && i < probe_blocks; ++i) {
+    good = pread(file, read.data(), read.size(), static_cast<off_t>(i * read.size())) ==
+           static_cast<ssize_t>(read.size());
+  }
+  seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  if (file >= 0) close(file);
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  lock.lock();
+  if (good) measured_cost_.seconds_per_byte = seconds / (probe_blocks * probe_block_bytes);
 }
 
 // One thing of what is to be done, or waits for one. False: it is to end.
@@ -238,8 +269,7 @@ bool DiskCacheImpl::drop(Lock& lock, std::vector<std::uint64_t> segments, Reason
   if (dropped && (reading || last_read_ != reads_before)) {
     // A file goes with its last reader, and then not by itself.
     const auto last = last_read_;
-    read_ended_.wait_for(lock, read_wait,
-                         [&] { return reads_.empty() || *reads_.begin() > last; });
+    read_ended_.wait_for(lock, read_wait, [&] { return reads_.empty() || *reads_.begin() > last; });
     lock.unlock();
     store->clean();
     lock.lock();

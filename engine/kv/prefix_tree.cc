@@ -48,7 +48,8 @@ std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
 }
 
 void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<const TokenId> tokens,
-                        std::span<const BlockId> blocks, std::uint32_t tenant_blocks) {
+                        std::span<const BlockId> blocks, std::uint32_t tenant_blocks,
+                        BlockOrigin origin) {
   assert(tokens.size() >= blocks.size() * block_tokens_);
   if (limit_ == 0 || blocks.empty()) return;
   auto root = roots_.find(salt);
@@ -79,16 +80,70 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
       nodes_[child].block = blocks[i];
       nodes_[child].hash = hash;
       nodes_[child].tenant = &owner;
+      nodes_[child].origin = origin;
       std::copy(block.begin(), block.end(), tokens_.begin() + std::size_t{child} * block_tokens_);
       by_hash_.emplace(hash, child);
       pool_.retain(blocks[i]);
       ++holds_[blocks[i].get()];
       link_newest(child);
+    } else if (nodes_[child].origin == BlockOrigin::unstored) {
+      nodes_[child].origin = origin;  // another may want what the first one did not
     }
     node = child;
   }
   touch_path(node);
   drop_empty_root(salt);
+}
+
+PrefixTree::Index PrefixTree::find_root(std::string_view salt) const {
+  const auto root = roots_.find(salt);
+  return root == roots_.end() ? none : root->second;
+}
+
+std::uint32_t PrefixTree::known(std::string_view salt, std::span<const TokenId> tokens) const {
+  std::uint32_t matched = 0;
+  Index node = find_root(salt);
+  while (node != none && matched + block_tokens_ < tokens.size()) {
+    const auto block = tokens.subspan(matched, block_tokens_);
+    node = find_child(node, hash_(node, block), block);
+    if (node != none) matched += block_tokens_;
+  }
+  return matched;
+}
+
+void PrefixTree::hold(std::string_view salt, std::span<const TokenId> tokens,
+                      std::vector<BlockId>& blocks) const {
+  Index node = find_root(salt);
+  for (std::size_t at = 0; node != none && at + block_tokens_ <= tokens.size();
+       at += block_tokens_) {
+    const auto block = tokens.subspan(at, block_tokens_);
+    node = find_child(node, hash_(node, block), block);
+    if (node == none) return;
+    pool_.retain(nodes_[node].block);
+    blocks.push_back(nodes_[node].block);
+  }
+}
+
+KvPrefix PrefixTree::prefix_of(Index index) {
+  std::size_t length = 0;
+  Index root = index;
+  for (; nodes_[root].parent != none; root = nodes_[root].parent) length += block_tokens_;
+  path_.resize(length);
+  for (Index node = index; node != root; node = nodes_[node].parent) {
+    length -= block_tokens_;
+    std::copy_n(tokens_.begin() + std::size_t{node} * block_tokens_, block_tokens_,
+                path_.begin() + static_cast<std::ptrdiff_t>(length));
+  }
+  const auto salt =
+      std::ranges::find_if(roots_, [root](const auto& entry) { return entry.second == root; });
+  return {salt->first, *nodes_[index].tenant->id, path_};
+}
+
+void PrefixTree::for_each_newest(const std::function<bool(const KvPrefix&, BlockId)>& see) {
+  for (Index index = newest_; index != none; index = nodes_[index].older) {
+    if (nodes_[index].origin != BlockOrigin::computed) continue;
+    if (!see(prefix_of(index), nodes_[index].block)) return;
+  }
 }
 
 std::uint32_t PrefixTree::evict(std::uint32_t count) {
@@ -220,6 +275,7 @@ PrefixTree::Index PrefixTree::new_node() {
 void PrefixTree::remove(Index index) {
   Node& node = nodes_[index];
   assert(node.children == 0);
+  if (on_leave_ && node.origin == BlockOrigin::computed) on_leave_(prefix_of(index), node.block);
   const auto [begin, end] = by_hash_.equal_range(node.hash);
   by_hash_.erase(std::find_if(begin, end, [&](const auto& e) { return e.second == index; }));
   unlink(index);

@@ -5,8 +5,8 @@
 // block of tokens after its parent's; nodes are found by hash and then compared token by token, so
 // that a collision never hands out another text's block, nor another salt's.
 //
-// The tree holds one reference to each of its blocks. What no sequence refers to is evicted when the
-// pool needs blocks: of the tenant that put most into the tree, least recently used first. So a
+// The tree holds one reference to each of its blocks. What no sequence refers to is evicted when
+// the pool needs blocks: of the tenant that put most into the tree, least recently used first. So a
 // tenant that floods the cache pushes out its own, and whoever has an equal part keeps it.
 #pragma once
 
@@ -22,9 +22,17 @@
 
 #include "engine/base/types.h"
 #include "engine/kv/block_pool.h"
+#include "engine/kv/kv_tier.h"
 #include "engine/memory/ledger.h"
 
 namespace plimsoll {
+
+// Where a block came from: whether it is worth offering to a tier when it leaves the tree.
+enum class BlockOrigin : std::uint8_t {
+  computed,
+  restored,  // from the tier, which knows it
+  unstored,  // computed, and its tenant wants it to be nowhere else
+};
 
 class PrefixTree {
  public:
@@ -57,7 +65,22 @@ class PrefixTree {
   // recently used goes, and at the tenant's own limit, `tenant_blocks`, the least recently used of
   // those that it put in; where nothing can go, the rest is not kept.
   void insert(std::string_view salt, const TenantId& tenant, std::span<const TokenId> tokens,
-              std::span<const BlockId> blocks, std::uint32_t tenant_blocks = ~0U);
+              std::span<const BlockId> blocks, std::uint32_t tenant_blocks = ~0U,
+              BlockOrigin origin = BlockOrigin::computed);
+
+  // How many tokens match() would find, and the same blocks, with a reference each for the caller:
+  // not counted as a use.
+  std::uint32_t known(std::string_view salt, std::span<const TokenId> tokens) const;
+  void hold(std::string_view salt, std::span<const TokenId> tokens,
+            std::vector<BlockId>& blocks) const;
+
+  // Called with each block that leaves the tree, while it still holds its bytes, and with the text
+  // up to its end; not with what is restored or unstored.
+  using Leave = std::function<void(const KvPrefix&, BlockId)>;
+  void set_on_leave(Leave leave) { on_leave_ = std::move(leave); }
+  // The same of what is in it, what was used last first and parents before their children, until
+  // `see` returns false.
+  void for_each_newest(const std::function<bool(const KvPrefix&, BlockId)>& see);
 
   // Drops up to `count` blocks that only the tree refers to. Returns how many.
   std::uint32_t evict(std::uint32_t count);
@@ -102,8 +125,12 @@ class PrefixTree {
     Index newer = none, older = none;          // of all
     Index own_newer = none, own_older = none;  // of its tenant's
     Tenant* tenant = nullptr;
+    BlockOrigin origin = BlockOrigin::computed;
   };
 
+  Index find_root(std::string_view salt) const;  // none: nothing of it is known
+  // The text up to the end of a block, in path_.
+  KvPrefix prefix_of(Index index);
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;
   Index new_node();
   void remove(Index index);
@@ -128,6 +155,8 @@ class PrefixTree {
   std::map<std::string, Index, std::less<>> roots_;  // by salt
   std::unordered_multimap<std::uint64_t, Index> by_hash_;
   Index newest_ = none, oldest_ = none;
+  Leave on_leave_;
+  std::vector<TokenId> path_;                // prefix_of()'s
   std::vector<std::uint32_t> holds_;         // by block: how many nodes
   mutable std::vector<std::uint32_t> gone_;  // evictable()'s scratch
   std::map<TenantId, Tenant> tenants_;

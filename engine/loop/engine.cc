@@ -20,6 +20,7 @@
 #include "engine/batching/wait_estimate.h"
 #include "engine/kv/block_pool.h"
 #include "engine/kv/prefix_tree.h"
+#include "engine/loop/prefix_restore.h"
 #include "engine/loop/request.h"
 #include "engine/loop/sequence.h"
 #include "engine/memory/arena.h"
@@ -32,6 +33,7 @@ using Clock = Sequence::Clock;
 constexpr std::uint32_t retry_ms = 1000;
 constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
 constexpr std::size_t remembered_tenants = 1024;
+constexpr std::chrono::seconds offer_time{5};  // at the end, for what the prefix tree holds
 constexpr double wait_margin = 1.25;  // of an expected wait, that is reckoned with
 constexpr double mean_keep = 0.95;    // of a running mean, when a value is added to it
 
@@ -52,6 +54,11 @@ class LoopEngine final : public Engine {
         logits_(std::move(logits)),
         pool_(std::move(pool)),
         tree_(pool_, ledger, config.model_version),
+        restore_(config.prefix_sharing ? config.tier : nullptr, pool_, tree_,
+                 [this] {
+                   const std::lock_guard lock(mutex_);
+                   wake();
+                 }),
         planner_(planner_limits(PressureLevel::green), config.block_tokens),
         sampler_(model_->info().vocab) {
     stats_.kv_blocks_total = pool_.capacity();
@@ -166,6 +173,7 @@ class LoopEngine final : public Engine {
   Arena logits_;
   BlockPool pool_;
   PrefixTree tree_;
+  PrefixRestore restore_;
   Planner planner_;
   Sampler sampler_;
   PressureLevel applied_ = PressureLevel::green;
@@ -370,6 +378,7 @@ void LoopEngine::run() {
     if (!sequence->done) finish(*sequence, FinishReason::cancelled);
   }
   emit();
+  restore_.offer_all(Clock::now() + offer_time);
 }
 
 // Whether the engine is to end.
@@ -456,6 +465,7 @@ void LoopEngine::apply_pressure(const PressureOrder& order) {
   const bool changed = order.level != applied_;
   applied_ = order.level;
   if (changed) planner_.set_limits(planner_limits(order.level));
+  restore_.set_allowed(order.level < PressureLevel::red, order.level < PressureLevel::orange);
   PrefixTree::Dropped dropped;
   switch (order.level) {
     case PressureLevel::green:
@@ -535,6 +545,7 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
       ++lost.preempted;
       lost.preempted_blocks += freed;
       sequence.running = false;
+      sequence.looked_up = false;
       ++sequence.preemptions;
       ++counters_.preemptions_total;
     }
@@ -595,6 +606,7 @@ std::optional<Clock::time_point> LoopEngine::next_deadline() const {
     if (sequence->request.deadline) consider(*sequence->request.deadline);
     if (ends_at_) consider(*ends_at_);
     if (!sequence->started) consider(sequence->submitted + config_.queue_time);
+    if (sequence->fetch != nullptr) consider(sequence->fetch_until);
   }
   return next;
 }
@@ -712,8 +724,13 @@ void LoopEngine::publish_backlogs() {
 void LoopEngine::read_views() {
   views_.clear();
   viewed_.clear();
+  const auto make_room = [this] { return room() > 0 || tree_.evict(1) > 0; };
   for (const auto& sequence : sequences_) {
     if (sequence->done || (!sequence->running && sequence->out_of_credit())) continue;
+    if (sequence->fetch != nullptr &&
+        restore_.waits(*sequence, Clock::now(), cacheable_blocks(sequence->request), make_room)) {
+      continue;
+    }
     views_.push_back(sequence->view());
     viewed_.push_back(sequence.get());
   }
@@ -729,6 +746,7 @@ void LoopEngine::execute(const StepPlan& plan) {
   for (PlannedChunk chunk : plan.chunks) {
     Sequence& sequence = *viewed_[chunk.sequence];
     if (!sequence.running) {
+      if (restore_.begins_to_wait(sequence, costs_.cost(), Clock::now())) continue;
       begin(sequence);
       // What the prefix tree knew makes the chunk shorter, or lets it reach the end.
       const PlannedChunk fitted = Planner::fit(sequence.view(), chunk.tokens, chunk.logit_rows);
@@ -814,6 +832,7 @@ void LoopEngine::preempt(Sequence& sequence) {
   release_blocks(sequence);
   sequence.running = false;
   sequence.computed = 0;
+  sequence.looked_up = false;
   ++sequence.preemptions;
   ++counters_.preemptions_total;
 }
@@ -823,7 +842,8 @@ void LoopEngine::keep_prefix(Sequence& sequence) {
   if (!config_.prefix_sharing) return;
   const std::uint32_t full = sequence.computed / pool_.layout().block_tokens;
   tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens,
-               std::span(sequence.blocks).first(full), cacheable_blocks(sequence.request));
+               std::span(sequence.blocks).first(full), cacheable_blocks(sequence.request),
+               sequence.request.no_store ? BlockOrigin::unstored : BlockOrigin::computed);
 }
 
 std::uint32_t LoopEngine::cacheable_blocks(const SequenceRequest& request) const {
@@ -925,6 +945,7 @@ void LoopEngine::fail_all(const std::string& what) {
 void LoopEngine::emit() {
   if (applied_ == PressureLevel::red && !finished_.empty()) pool_.trim();
   EngineStats now = counters_;
+  now.restored_tokens_total = restore_.restored_tokens();
   now.kv_blocks_total = pool_.capacity();
   now.kv_blocks_used = pool_.capacity() - pool_.free_count();
   now.kv_blocks_cached = tree_.size();

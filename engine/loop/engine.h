@@ -17,6 +17,7 @@
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/batching/capacity_class.h"
+#include "engine/kv/kv_tier.h"
 #include "engine/memory/ledger.h"
 #include "engine/models/model.h"
 #include "engine/sampling/sampler.h"
@@ -67,6 +68,8 @@ struct EngineConfig {
   // A sequence that may become this long is of the class long_context, whatever it says.
   std::uint32_t long_context_tokens = ~0U;
   bool prefix_sharing = true;
+  // Where blocks go that leave the prefix tree, and come back from; null: nowhere.
+  std::shared_ptr<KvTier> tier;
   std::function<void(const Shed&)> on_shed;  // on any thread; must not block
 };
 
@@ -80,6 +83,7 @@ struct SequenceRequest {
   // Tokens already generated elsewhere, to go on from after a failover: part of the context and of
   // the penalties, not emitted again. Positions and random numbers continue behind them.
   std::vector<TokenId> resumed;
+  bool no_store = false;  // what is computed for it goes to no tier
   SamplingParams sampling;
   std::uint32_t max_new_tokens = 16;  // counts `resumed`; 0 only with prompt_logprobs (scoring)
   std::vector<TokenId> stop_tokens;   // end the sequence; not emitted
@@ -122,6 +126,7 @@ struct EngineStats {
   // Used: not free. Cached: in the prefix tree, whether a sequence uses them too or not.
   std::uint32_t kv_blocks_total = 0, kv_blocks_used = 0, kv_blocks_cached = 0;
   std::uint64_t steps_total = 0, prompt_tokens_total = 0, cached_prompt_tokens_total = 0;
+  std::uint64_t restored_tokens_total = 0;  // from the tier into the prefix tree
   std::uint64_t generated_tokens_total = 0, preemptions_total = 0;
   std::uint64_t finished_total = 0, refused_total = 0, cancelled_total = 0;
   double step_seconds_total = 0;

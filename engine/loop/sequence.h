@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "engine/base/types.h"
 #include "engine/batching/planner.h"
 #include "engine/batching/wait_estimate.h"
+#include "engine/kv/kv_tier.h"
 #include "engine/loop/engine.h"
 #include "engine/memory/ledger.h"
 
@@ -68,6 +70,12 @@ struct Sequence {
   std::uint32_t charged = 0;   // of `tokens`, those that its tenant was served
   std::uint32_t cached = 0;
   std::uint32_t preemptions = 0;
+
+  // Blocks on their way back from a tier, while it waits for them.
+  bool looked_up = false;  // since it last ran
+  std::unique_ptr<KvFetch> fetch;
+  std::uint32_t fetch_first = 0;  // of its blocks, the first that is fetched
+  Clock::time_point fetch_until{};
 
   // Written by any thread.
   std::atomic<bool> cancelled{false};

@@ -93,7 +93,7 @@ inline std::string random_bytes(std::uint64_t seed, std::size_t bytes) {
   return out;
 }
 
-class DiskCacheTest : public testing::Test {
+class DiskCacheTest : public ::testing::Test {
  protected:
   DiskCacheTest() {
     options_.directory = directory_.path();

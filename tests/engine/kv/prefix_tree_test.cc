@@ -317,5 +317,40 @@ TEST_F(PrefixTreeTest, RandomUseKeepsTheTreeAndThePoolInStep) {
   }
 }
 
+TEST_F(PrefixTreeTest, WhatLeavesIsShownWithItsTextUnlessItIsKnownElsewhereOrPrivate) {
+  std::map<std::vector<TokenId>, std::string> left;
+  tree_.set_on_leave([&](const KvPrefix& prefix, BlockId block) {
+    EXPECT_EQ(pool_.references(block), 1U) << "its bytes are still there";
+    left[{prefix.tokens.begin(), prefix.tokens.end()}] =
+        std::string(prefix.salt) + " of " + prefix.tenant.get();
+  });
+  finish("s", alice, text(48));
+  finish("s", bob, text(32, 500));
+  std::vector<BlockId> blocks = {*pool_.allocate(), *pool_.allocate()};
+  tree_.insert("s", alice, text(16, 100), std::span(blocks).first(1), ~0U, BlockOrigin::restored);
+  tree_.insert("s", alice, text(16, 200), std::span(blocks).last(1), ~0U, BlockOrigin::unstored);
+  release(blocks);
+  EXPECT_EQ(tree_.known("s", text(60)), 48U);
+  EXPECT_EQ(tree_.known("s", text(48)), 32U) << "one token is left to compute";
+  EXPECT_EQ(tree_.known("t", text(60)), 0U);
+  tree_.clear();
+  EXPECT_EQ(left, (std::map<std::vector<TokenId>, std::string>{{text(16), "s of alice"},
+                                                               {text(32), "s of alice"},
+                                                               {text(48), "s of alice"},
+                                                               {text(16, 500), "s of bob"},
+                                                               {text(32, 500), "s of bob"}}));
+}
+
+TEST_F(PrefixTreeTest, TheNewestComeFirstAndParentsBeforeChildren) {
+  finish("s", alice, text(32));
+  finish("s", alice, text(32, 500));
+  std::vector<std::vector<TokenId>> seen;
+  tree_.for_each_newest([&](const KvPrefix& prefix, BlockId) {
+    seen.emplace_back(prefix.tokens.begin(), prefix.tokens.end());
+    return seen.size() < 3;
+  });
+  EXPECT_EQ(seen, (std::vector<std::vector<TokenId>>{text(16, 500), text(32, 500), text(16)}));
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -1,0 +1,106 @@
+#include "engine/loop/prefix_restore.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+namespace plimsoll {
+namespace {
+
+// A sequence waits as long as computing would have taken, but no shorter and no longer than this.
+constexpr std::chrono::milliseconds least_wait{20}, most_wait{2'000};
+constexpr std::chrono::milliseconds offer_again{2};
+
+}  // namespace
+
+PrefixRestore::PrefixRestore(std::shared_ptr<KvTier> tier, BlockPool& pool, PrefixTree& tree,
+                             std::function<void()> wake)
+    : tier_(std::move(tier)), pool_(pool), tree_(tree), wake_(std::move(wake)) {
+  if (tier_ == nullptr) return;
+  tree_.set_on_leave([this](const KvPrefix& prefix, BlockId block) {
+    if (may_offer_) (void)tier_->offer(prefix, bytes_of(block));
+  });
+}
+
+PrefixRestore::~PrefixRestore() { tree_.set_on_leave({}); }
+
+std::span<const std::byte> PrefixRestore::bytes_of(BlockId block) const {
+  const std::size_t bytes = pool_.layout().block_bytes();
+  return {pool_.data() + block.get() * bytes, bytes};
+}
+
+bool PrefixRestore::begins_to_wait(Sequence& sequence, const StepCost& cost,
+                                   Clock::time_point now) {
+  if (tier_ == nullptr || !may_restore_ || sequence.looked_up || sequence.scores_prompt()) {
+    return false;
+  }
+  sequence.looked_up = true;
+  const std::uint32_t block_tokens = pool_.layout().block_tokens;
+  const auto target = std::span(sequence.tokens).first(sequence.target());
+  // As much as the tree may match: one token is left to compute.
+  const auto whole = (target.size() - 1) / block_tokens * block_tokens;
+  const std::uint32_t known = tree_.known(sequence.salt, target) / block_tokens;
+  if (known * block_tokens >= whole) return false;
+  auto fetch =
+      tier_->look_up(KvPrefix(sequence.salt, sequence.request.tenant, target.first(whole)), known);
+  if (fetch == nullptr) return false;
+  auto wait = most_wait;
+  if (cost.known()) {
+    const double seconds = cost.added(known * block_tokens, fetch->blocks() * block_tokens);
+    if (fetch->read_seconds() >= seconds) return false;
+    wait = std::clamp(std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000)),
+                      least_wait, most_wait);
+  }
+  sequence.fetch = std::move(fetch);
+  sequence.fetch_first = known;
+  sequence.fetch_until = now + wait;
+  sequence.fetch->start(wake_);
+  return true;
+}
+
+bool PrefixRestore::waits(Sequence& sequence, Clock::time_point now, std::uint32_t tenant_blocks,
+                          const std::function<bool()>& make_room) {
+  if (sequence.fetch == nullptr) return false;
+  if (!sequence.fetch->done() && now < sequence.fetch_until) return true;
+  put_into_tree(sequence, tenant_blocks, make_room);
+  sequence.fetch.reset();
+  return false;
+}
+
+void PrefixRestore::put_into_tree(Sequence& sequence, std::uint32_t tenant_blocks,
+                                  const std::function<bool()>& make_room) {
+  const auto come = sequence.fetch->take();
+  const std::uint32_t block_tokens = pool_.layout().block_tokens;
+  std::vector<BlockId> blocks;
+  const auto beginning =
+      std::span(sequence.tokens).first(std::size_t{sequence.fetch_first} * block_tokens);
+  tree_.hold(sequence.salt, beginning, blocks);
+  // What the tree has given up since is not to be had from what came.
+  if (blocks.size() == sequence.fetch_first) {
+    for (const std::string& bytes : come) {
+      if (bytes.size() != pool_.layout().block_bytes() || !make_room()) break;
+      const auto block = pool_.allocate(sequence.kv);
+      if (!block) break;
+      std::memcpy(pool_.data() + block->get() * bytes.size(), bytes.data(), bytes.size());
+      blocks.push_back(*block);
+    }
+    tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens, blocks, tenant_blocks,
+                 BlockOrigin::restored);
+    restored_tokens_ += (blocks.size() - sequence.fetch_first) * block_tokens;
+  }
+  for (const BlockId block : blocks) pool_.release(block);
+}
+
+void PrefixRestore::offer_all(Clock::time_point deadline) {
+  if (tier_ == nullptr || !may_offer_) return;
+  tree_.for_each_newest([&](const KvPrefix& prefix, BlockId block) {
+    while (!tier_->offer(prefix, bytes_of(block))) {
+      if (Clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(offer_again);
+    }
+    return Clock::now() < deadline;
+  });
+}
+
+}  // namespace plimsoll

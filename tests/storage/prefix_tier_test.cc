@@ -1,0 +1,100 @@
+// The cache on disk below an engine: what an engine of before computed, one of after a restart
+// reads.
+#include "storage/prefix_tier.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/engine/loop/engine_harness.h"
+#include "tests/storage/disk_cache_testing.h"
+
+namespace plimsoll::storage {
+namespace {
+
+using plimsoll::testing::EngineHarness;
+using plimsoll::testing::FakeModel;
+using plimsoll::testing::make_prompt;
+using plimsoll::testing::make_request;
+
+class PrefixTierTest : public DiskCacheTest {
+ protected:
+  PrefixTierTest() {
+    config_.limits = {.tokens = 64, .sequences = 8, .logit_rows = 8, .context_tokens = 512};
+    config_.chunk_tokens = 32;
+    options_.flush_after = 1h;
+    options_.now = std::chrono::system_clock::now;
+  }
+  ~PrefixTierTest() override { stop(); }
+
+  void stop() {
+    engine_.reset();
+    config_.tier.reset();
+    shared_.reset();
+  }
+  void start(const std::string& variant = "f16") {
+    stop();
+    auto cache = open_disk_cache(options_, ledger_);
+    if (!cache) throw std::runtime_error(to_string(cache.error()));
+    shared_ = std::move(*cache);
+    const KvLayout layout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16};
+    config_.tier =
+        make_prefix_tier(shared_, {"fake@1", variant, 16, layout.block_bytes()}, ledger_);
+    engine_ = std::make_unique<EngineHarness>(config_, 64);
+  }
+  std::uint32_t cached_of(const SequenceRequest& request) {
+    EXPECT_TRUE(engine_->engine().submit(request));
+    const auto outcome = engine_->outcome(request.id.get());
+    EXPECT_EQ(outcome.tokens,
+              FakeModel::generate(request.prompt, request.sampling, request.max_new_tokens, 50));
+    return outcome.usage.cached_tokens;
+  }
+
+  EngineConfig config_;
+  std::shared_ptr<DiskCache> shared_;
+  std::unique_ptr<EngineHarness> engine_;
+};
+
+TEST_F(PrefixTierTest, ARestartFindsWhatWasComputed) {
+  const auto prompt = make_prompt(300, 1);
+  start();
+  EXPECT_EQ(cached_of(make_request(1, prompt, 10)), 0U);
+  start();
+  EXPECT_EQ(cached_of(make_request(2, prompt, 10)), 288U);
+  EXPECT_EQ(cached_of(make_request(3, make_prompt(300, 2), 10)), 0U);
+  EXPECT_EQ(cached_of(make_request(4, prompt, 10, "bob")), 0U) << "another tenant";
+  const auto stats = shared_->stats();
+  const auto& alice = stats.tenants.at(TenantId("alice"))[0];
+  EXPECT_EQ(alice.hits_total, 18U);
+  EXPECT_GT(alice.misses_total, 0U);
+  start("int8");
+  EXPECT_EQ(cached_of(make_request(5, prompt, 10)), 0U) << "blocks of another type";
+  stop();
+  EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", TenantId("alice")).bytes(), 0);
+  EXPECT_THAT(troubles(), ::testing::IsEmpty());
+}
+
+TEST_F(PrefixTierTest, DamageOnDiskIsComputedAnew) {
+  const auto prompt = make_prompt(300, 1);
+  start();
+  cached_of(make_request(1, prompt, 10));
+  stop();
+  for (const auto& file : segment_files()) {
+    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(std::filesystem::file_size(file) / 2));
+    out << "broken";
+  }
+  start();
+  EXPECT_LT(cached_of(make_request(2, prompt, 10)), 288U);
+  EXPECT_THAT(troubles(), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(PrefixTierTest, WhatIsPurgedIsComputedAnew) {
+  const auto prompt = make_prompt(300, 1);
+  start();
+  cached_of(make_request(1, prompt, 10));
+  start();
+  EXPECT_TRUE(shared_->purge({TenantId("alice"), {}, 0ms}, test_deadline));
+  EXPECT_EQ(cached_of(make_request(2, prompt, 10)), 0U);
+}
+
+}  // namespace
+}  // namespace plimsoll::storage
