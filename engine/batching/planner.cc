@@ -356,7 +356,6 @@ std::uint32_t Planner::kept_for_others(const PlannerSequence& sequence) const {
 void Planner::plan_oldest() {
   std::uint32_t index = oldest_;
   if (index == nobody) {
-    if (!limits_.admits) return;  // until it is allowed again
     for (Tenant& tenant : tenants_) tenant.next = 0;
     std::uint32_t t = least_served(&Tenant::prefills, false);
     if (t == nobody) t = least_served(&Tenant::prefills, true);
@@ -366,6 +365,7 @@ void Planner::plan_oldest() {
   const PlannerSequence& sequence = sequences_[index];
   const bool waiting = sequence.state == State::waiting;
   const std::int64_t needed = waiting ? blocks_for(sequence.target) : growth(index, 1);
+  if (waiting && !limits_.admits && needed > available_) return;  // until there is memory again
   while (available_ < needed) {
     std::uint32_t taken = find_victim(Victims::paused, nobody);
     if (taken == nobody) taken = find_victim(Victims::any, nobody);

@@ -43,7 +43,7 @@ struct PlannerLimits {
   // Blocks that are kept for each class: the others may not take them.
   std::array<std::uint32_t, capacity_classes> headroom{};
   // Of a step of greedy tenants alone, while others may come.
-  double greedy_step_seconds = 0.02;
+  double greedy_step_seconds = 0.012;
 };
 
 struct PlannerSequence {

@@ -22,6 +22,11 @@ double expected_wait(const Backlog& own, double seconds, std::span<const Backlog
   return std::max(ahead_seconds * pace.stretch, for_places);
 }
 
+void LatenessBound::observe(double expected_seconds, double seconds) {
+  const bool late = seconds > factor_ * expected_seconds;
+  factor_ = std::clamp(factor_ * (late ? 1 + step * kept : 1 - step * (1 - kept)), least, most);
+}
+
 void StartRate::pass(double seconds, std::uint32_t started) {
   const double kept = std::exp(-seconds / memory_seconds);
   starts_ = starts_ * kept + started;

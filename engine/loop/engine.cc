@@ -34,7 +34,6 @@ constexpr std::uint32_t retry_ms = 1000;
 constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
 constexpr std::size_t remembered_tenants = 1024;
 constexpr std::chrono::seconds offer_time{5};  // at the end, for what the prefix tree holds
-constexpr double wait_margin = 1.25;  // of an expected wait, that is reckoned with
 constexpr double mean_keep = 0.95;    // of a running mean, when a value is added to it
 
 std::uint64_t logit_bytes(const StepLimits& limits, std::uint32_t vocab) {
@@ -103,8 +102,8 @@ class LoopEngine final : public Engine {
   };
 
   // Called from any thread, under mutex_.
-  Result<void> refusal(const Sequence& sequence) const;
-  Result<void> late(const Sequence& sequence) const;
+  Result<void> refusal(Sequence& sequence) const;
+  Result<void> late(Sequence& sequence) const;
   void wake() {
     ++mail_;
     condition_.notify_one();
@@ -160,6 +159,7 @@ class LoopEngine final : public Engine {
   StepCost cost_;               // as last learnt
   Pace pace_;
   double uncached_share_ = 1;  // of prompts, that has to be computed
+  double lateness_ = 1;        // by how much more expected waits are reckoned with
   std::uint32_t queued_ = 0;                   // sequences that have not started
   PressureOrder order_{PressureLevel::green};  // the last one
   Clock::time_point ordered_at_{};
@@ -183,6 +183,7 @@ class LoopEngine final : public Engine {
   std::uint32_t block_cap_ = 0;    // the pool's capacity, or what pressure has left of it
   StepCostEstimate costs_;
   StartRate starts_;
+  LatenessBound lateness_bound_;
   bool queued_on_ = false;           // sequences waited on when the last step was planned
   double computed_share_ = 1;        // of prompts lately
   double step_seconds_ = 0;          // of steps lately, mean
@@ -209,7 +210,7 @@ class LoopEngine final : public Engine {
 
 // --- From any thread ---
 
-Result<void> LoopEngine::refusal(const Sequence& sequence) const {
+Result<void> LoopEngine::refusal(Sequence& sequence) const {
   const SequenceRequest& request = sequence.request;
   if (stopping_ || drain_deadline_) {
     return fail(Error(ErrorCode::unavailable, "the engine is draining: try another node")
@@ -247,11 +248,10 @@ Result<void> LoopEngine::refusal(const Sequence& sequence) const {
   return late(sequence);
 }
 
-Result<void> LoopEngine::late(const Sequence& sequence) const {
+// Also foretells when its first token will come.
+Result<void> LoopEngine::late(Sequence& sequence) const {
   const SequenceRequest& request = sequence.request;
-  const double objective = std::chrono::duration<double>(config_.ttft_objective).count();
-  const bool goes_on = sequence.tokens.size() > sequence.prompt_tokens;  // it had its first token
-  if (objective <= 0 || request.capacity_class == CapacityClass::batch || goes_on) return {};
+  if (sequence.tokens.size() > sequence.prompt_tokens) return {};  // it goes on: it had it
   Backlog own{request.weight, 0, 0, 0};
   std::vector<Backlog> others;
   others.reserve(loads_.size());
@@ -263,9 +263,13 @@ Result<void> LoopEngine::late(const Sequence& sequence) const {
     }
   }
   const double wait = expected_wait(own, sequence.prompt_seconds, others, pace_);
+  const double prompt = sequence.prompt_seconds * pace_.stretch;
+  if (wait > 0) sequence.expected_ttft = wait + prompt;
+  const double objective = std::chrono::duration<double>(config_.ttft_objective).count();
+  if (objective <= 0 || request.capacity_class == CapacityClass::batch) return {};
   // Whoever asks for a long prompt knows that it takes its time; it may wait as others do.
-  const double patience = std::max(objective - sequence.prompt_seconds * pace_.stretch, objective / 4);
-  if (wait * wait_margin <= patience) return {};
+  const double patience = std::max(objective - prompt * lateness_, objective / 4);
+  if (wait * lateness_ <= patience) return {};
   const double again = std::clamp(wait - patience / 2, 1.0, 60.0);
   return fail(Error(ErrorCode::resource_exhausted,
                     "the first token would take about " +
@@ -686,6 +690,7 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
 void LoopEngine::publish_backlogs() {
   cost_ = costs_.cost();
   uncached_share_ = computed_share_;
+  lateness_ = lateness_bound_.factor();
   for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0, 0};
   const auto add = [](const Sequence& sequence, double seconds) {
     sequence.backlog->waiting += !sequence.started;
@@ -894,6 +899,10 @@ void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
       return finish(sequence, FinishReason::stop);
     }
     sequence.tokens.push_back(token.id);
+    if (sequence.emitted == 0 && sequence.expected_ttft > 0) {
+      const auto passed = Clock::now() - sequence.submitted;
+      lateness_bound_.observe(sequence.expected_ttft, std::chrono::duration<double>(passed).count());
+    }
     ++sequence.emitted;
     ++counters_.generated_tokens_total;
     event(sequence).tokens.push_back(std::move(token));

@@ -55,6 +55,7 @@ struct Sequence {
 
   Backlog* backlog = nullptr;  // its tenant's, of the engine; under the engine's mutex
   double prompt_seconds = 0;   // what its prompt was expected to add to steps
+  double expected_ttft = 0;    // when it came, in seconds; 0: nothing was ahead of it
 
   std::uint32_t tenant = 0;   // the planner's index
   std::uint32_t reserve = 0;  // blocks that it is expected to hold at its end

@@ -535,8 +535,9 @@ TEST(PlannerSimulation, AFloodGetsNoMoreThanItsEqual) {
 class GreedyTest : public PlannerTest {
  protected:
   GreedyTest() {
-    planner_ = Planner({.tokens = 512, .sequences = 64, .logit_rows = 64, .chunk_tokens = 256},
-                       block_tokens);
+    PlannerLimits limits{.tokens = 512, .sequences = 64, .logit_rows = 64, .chunk_tokens = 256};
+    limits.greedy_step_seconds = 0.02;
+    planner_ = Planner(limits, block_tokens);
     planner_.set_cost({0.004, 0.0005, 0});
     for (const std::uint32_t t : {0U, 1U, 2U}) planner_.activate(t);
   }

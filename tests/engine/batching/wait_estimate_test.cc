@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
 #include <vector>
 
 namespace plimsoll {
@@ -30,6 +31,21 @@ TEST(ExpectedWait, PlacesMayBeWhatIsShort) {
   const std::vector<Backlog> others = {{1, 100, 1, 4}};
   EXPECT_DOUBLE_EQ(expected_wait({1, 0, 0, 4}, 0.01, others, {1, 2, 8}), 0.5) << "it is next";
   EXPECT_DOUBLE_EQ(expected_wait({1, 0, 0, 3}, 0.01, others, {1, 2, 8}), 0.01) << "it has a right";
+}
+
+TEST(LatenessBound, ComesToHoldForNearlyAll) {
+  std::mt19937 random(1);
+  std::lognormal_distribution<double> ratio(0, 0.5);
+  LatenessBound bound;
+  int late = 0;
+  for (int i = 0; i < 4000; ++i) {
+    const double seconds = ratio(random);
+    if (i >= 2000) late += seconds > bound.factor();
+    bound.observe(1, seconds);
+  }
+  EXPECT_NEAR(late, 40, 30);
+  for (int i = 0; i < 2000; ++i) bound.observe(1, 0.1);
+  EXPECT_EQ(bound.factor(), 1) << "what is never late is taken at its word";
 }
 
 TEST(StartRate, GoesFromWhatIsExpectedToWhatWasSeen) {

@@ -751,7 +751,7 @@ TEST(Engine, AFloodOfOneTenantDoesNotStarveAnother) {
   std::atomic<int> steps{0};
   FakeModelOptions options;
   options.on_forward = [&](auto) { ++steps; };
-  options.step_time = std::chrono::microseconds(100);
+  options.step_time = std::chrono::microseconds(1000);  // long next to this thread's waking up
   EngineConfig config = small();
   EngineHarness harness(config, 200, options);
   for (std::uint64_t id = 100; id < 160; ++id) {
