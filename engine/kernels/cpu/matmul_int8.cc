@@ -1,4 +1,4 @@
-// The int8 path: panels of 16 weight rows against a few tokens at a time.
+// The int8 path: one panel of 16 weight rows against up to 16 tokens at a time.
 //
 // For each row, token and block, in this order and on every instruction set:
 //   dot = sum of u * q, of centred forms (u - 2^(bits - 1)) * q      exact, int32
@@ -32,7 +32,6 @@ namespace {
 
 constexpr std::size_t panel_rows = PackedMatrix::panel_rows;
 constexpr std::size_t block_cols = PackedMatrix::block_cols;
-constexpr std::size_t scale_bytes = PackedMatrix::scale_bytes;
 constexpr std::size_t tile_tokens = QuantizedActivations::tile_tokens;
 constexpr std::size_t groups = block_cols / 4;  // of four columns, the dot instruction's depth
 
@@ -61,15 +60,29 @@ struct Tokens {
   }
 };
 
-// Panels side by side, and where their parts lie.
-struct Panels {
-  const std::byte* data;
-  std::size_t bytes;  // from one panel to the next
-  std::size_t blocks;
-  std::size_t scales_bytes;
-  std::size_t quants_offset;
-  std::size_t rows;   // of all of them
-  std::size_t ahead;  // what to prefetch, from the block at hand on; 0: nothing
+// Walks through a panel's blocks.
+template <PackedForm Form>
+struct BlockReader {
+  const std::byte* next;
+  const std::byte* header = nullptr;
+  const std::byte* scales = nullptr;
+  const std::byte* mins = nullptr;  // affine forms
+  const std::byte* quants = nullptr;
+
+  explicit BlockReader(const std::byte* panel) : next(panel + PackedMatrix::factors_bytes) {}
+  // To block b: 0, 1, 2...
+  void read(std::size_t b) {
+    constexpr std::size_t half = PackedMatrix::header_bytes / 2;
+    const bool second = is_centred(Form) && b % 2 != 0;
+    if (!second) {
+      header = next;
+      next += PackedMatrix::header_bytes;
+    }
+    scales = header + (second ? half : 0);
+    mins = header + half;
+    quants = next;
+    next += quant_bytes(Form);
+  }
 };
 
 // Where a kernel's results go: the first row of the first token.
@@ -92,10 +105,11 @@ namespace HWY_NAMESPACE {
 // Highway's AVX-512 target knows nothing of VNNI; active_isa() makes sure that it is there.
 #define PLIMSOLL_KERNEL __attribute__((target("avx512vnni"), noinline))
 #define PLIMSOLL_INLINE __attribute__((target("avx512vnni"), always_inline)) inline
-// Two panels share each broadcast of a token's columns: with one, loads would set the pace. Their
-// 8 dots and 8 sums leave registers enough for everything else.
-constexpr std::size_t max_panels = 2;
-constexpr std::size_t max_tokens = 4;
+constexpr std::size_t max_tokens = 16;
+constexpr std::size_t abreast = 4;
+// The processor's own prefetching stops at a page's end; running this far ahead of it gave a third
+// more throughput to single tokens.
+constexpr std::size_t prefetch_bytes = 4096;
 
 // Group g of a block's quants, as unsigned bytes.
 template <PackedForm Form>
@@ -113,94 +127,72 @@ PLIMSOLL_INLINE __m512i Unpack(const std::byte* quants, std::size_t g) {
   return _mm512_ternarylogic_epi32(nibble, fifth, _mm512_set1_epi8(0x10), a_or_b_and_c);
 }
 
-template <PackedForm Form, std::size_t P, std::size_t N>
-PLIMSOLL_KERNEL void MultiplyPanels(Panels w, Tokens x, const Results& out) {
-  __m512 acc[P][N];
-  for (auto& row : acc) {
-    for (__m512& a : row) a = _mm512_setzero_ps();
-  }
-  const std::byte* scales = w.data + PackedMatrix::factors_bytes;
-  const std::byte* quants = w.data + w.quants_offset;
-  for (std::size_t b = 0; b < w.blocks; ++b) {
-    if (w.ahead != 0) {
-#pragma GCC unroll 2
-      for (std::size_t p = 0; p < P; ++p) {
-        const auto* const next = reinterpret_cast<const char*>(quants) + p * w.bytes + w.ahead;
+template <PackedForm Form, std::size_t N>
+PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
+                                   std::size_t rows, const Results& out) {
+  const auto load_halves = [](const std::byte* p) __attribute__((target("avx512vnni"))) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  };
+  __m512 acc[N];
+  for (__m512& a : acc) a = _mm512_setzero_ps();
+  BlockReader<Form> block(panel);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    block.read(b);
+    const auto* const ahead = reinterpret_cast<const char*>(block.quants) + prefetch_bytes;
+#pragma GCC unroll 9
+    for (std::size_t line = 0; line <= quant_bytes(Form); line += 64) {
+      _mm_prefetch(ahead + line, _MM_HINT_T0);
+    }
+    const __m512 scale = load_halves(block.scales);
+    const __m512 min = is_centred(Form) ? _mm512_setzero_ps() : load_halves(block.mins);
+    __m512i u[groups];
 #pragma GCC unroll 8
-        for (std::size_t line = 0; line < quant_bytes(Form); line += 64) {
-          _mm_prefetch(next + line, _MM_HINT_T0);
-        }
-        _mm_prefetch(reinterpret_cast<const char*>(scales) + p * w.bytes + w.ahead, _MM_HINT_T0);
-      }
-    }
-    __m512i dots[P][N];
-#pragma GCC unroll 4
-    for (std::size_t t = 0; t < N; ++t) {
-      __m512i start = _mm512_setzero_si512();
-      if constexpr (is_centred(Form)) {
-        start = _mm512_mullo_epi32(_mm512_set1_epi32(x.sum[t]), _mm512_set1_epi32(-centre<Form>));
-      }
-#pragma GCC unroll 2
-      for (std::size_t p = 0; p < P; ++p) dots[p][t] = start;
-    }
+    for (std::size_t g = 0; g < groups; ++g) u[g] = Unpack<Form>(block.quants, g);
+      // Dots of several tokens side by side: the next product of one would wait for its last.
+#pragma GCC unroll 16
+    for (std::size_t first = 0; first < N; first += abreast) {
+      __m512i dots[abreast];
 #pragma GCC unroll 8
-    for (std::size_t i = 0; i < groups; ++i) {
-      // Both nibbles of a byte one after the other.
-      const std::size_t g = bits_of(Form) == 8 ? i : i / 2 + i % 2 * 4;
-      __m512i u[P];
-#pragma GCC unroll 2
-      for (std::size_t p = 0; p < P; ++p) u[p] = Unpack<Form>(quants + p * w.bytes, g);
-#pragma GCC unroll 4
-      for (std::size_t t = 0; t < N; ++t) {
-        const __m512i four = _mm512_set1_epi32(x.four(t, g));
-#pragma GCC unroll 2
-        for (std::size_t p = 0; p < P; ++p) {
-          dots[p][t] = _mm512_dpbusd_epi32(dots[p][t], u[p], four);
+      for (std::size_t i = 0; i < abreast && first + i < N; ++i) {
+        dots[i] = _mm512_setzero_si512();
+        if constexpr (is_centred(Form)) {
+          dots[i] = _mm512_mullo_epi32(_mm512_set1_epi32(x.sum[first + i]),
+                                       _mm512_set1_epi32(-centre<Form>));
+        }
+      }
+#pragma GCC unroll 8
+      for (std::size_t g = 0; g < groups; ++g) {
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < abreast && first + i < N; ++i) {
+          dots[i] = _mm512_dpbusd_epi32(dots[i], u[g], _mm512_set1_epi32(x.four(first + i, g)));
+        }
+      }
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < abreast && first + i < N; ++i) {
+        const std::size_t t = first + i;
+        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[i]), scale);
+        acc[t] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.scale[t]), acc[t]);
+        if constexpr (!is_centred(Form)) {
+          acc[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x.scaled_sum[t]), acc[t]);
         }
       }
     }
-#pragma GCC unroll 2
-    for (std::size_t p = 0; p < P; ++p) {
-      const auto load = [&](std::size_t offset) __attribute__((target("avx512vnni"))) {
-        return _mm512_cvtph_ps(
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales + p * w.bytes + offset)));
-      };
-      const __m512 scale = load(0);
-#pragma GCC unroll 4
-      for (std::size_t t = 0; t < N; ++t) {
-        const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[p][t]), scale);
-        acc[p][t] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.scale[t]), acc[p][t]);
-      }
-      if constexpr (!is_centred(Form)) {
-        const __m512 min = load(w.scales_bytes);
-#pragma GCC unroll 4
-        for (std::size_t t = 0; t < N; ++t) {
-          acc[p][t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x.scaled_sum[t]), acc[p][t]);
-        }
-      }
-    }
-    scales += scale_bytes;
-    quants += quant_bytes(Form);
     x.next_block();
   }
-  for (std::size_t p = 0; p < P; ++p) {
-    const __m512 factors = _mm512_loadu_ps(w.data + p * w.bytes);
-    const std::size_t rows = std::min(panel_rows, w.rows - p * panel_rows);
-    const auto mask = static_cast<__mmask16>((1U << rows) - 1);
-    for (std::size_t t = 0; t < N; ++t) {
-      float* const y = out.y + t * out.ldy + p * panel_rows;
-      const __m512 product =
-          out.add ? _mm512_fmadd_ps(acc[p][t], factors, _mm512_maskz_loadu_ps(mask, y))
-                  : _mm512_mul_ps(acc[p][t], factors);
-      _mm512_mask_storeu_ps(y, mask, product);
-    }
+  const __m512 factors = _mm512_loadu_ps(panel);
+  const auto mask = static_cast<__mmask16>((1U << rows) - 1);
+  for (std::size_t t = 0; t < N; ++t) {
+    float* const y = out.y + t * out.ldy;
+    const __m512 product = out.add
+                               ? _mm512_fmadd_ps(acc[t], factors, _mm512_maskz_loadu_ps(mask, y))
+                               : _mm512_mul_ps(acc[t], factors);
+    _mm512_mask_storeu_ps(y, mask, product);
   }
 }
 
 #elif HWY_TARGET == HWY_AVX2
 
 #define PLIMSOLL_KERNEL __attribute__((noinline))
-constexpr std::size_t max_panels = 1;
 constexpr std::size_t max_tokens = 4;
 
 // 8 rows of group g of a block's quants, as unsigned bytes.
@@ -223,11 +215,13 @@ HWY_INLINE __m256i Unpack(const std::byte* quants, std::size_t g) {
 
 // 8 of the panel's rows.
 template <PackedForm Form, std::size_t N>
-HWY_INLINE void MultiplyHalf(const Panels& w, std::size_t half, Tokens x, __m256 (&acc)[N]) {
+HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size_t blocks, Tokens x,
+                             __m256 (&acc)[N]) {
   const __m256i ones = _mm256_set1_epi16(1);
-  const std::byte* scales = w.data + PackedMatrix::factors_bytes + half * 16;
-  const std::byte* quants = w.data + w.quants_offset + half * 32;
-  for (std::size_t b = 0; b < w.blocks; ++b) {
+  BlockReader<Form> block(panel);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    block.read(b);
+    const std::byte* const quants = block.quants + half * 32;
     __m256i dots[N];
     if constexpr (bits_of(Form) == 8) {
       // vpmaddubsw saturates at 16 bits, and 2 * 255 * 127 does not fit. With s = u - 128, |s| as
@@ -267,35 +261,33 @@ HWY_INLINE void MultiplyHalf(const Panels& w, std::size_t half, Tokens x, __m256
         }
       }
     }
-    const auto load = [&](std::size_t offset) HWY_ATTR {
-      return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + offset)));
+    const auto load_halves = [&](const std::byte* p) HWY_ATTR {
+      return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + half * 16)));
     };
-    const __m256 scale = load(0);
+    const __m256 scale = load_halves(block.scales);
     for (std::size_t t = 0; t < N; ++t) {
       const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t]), scale);
       acc[t] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(x.scale[t]), acc[t]);
     }
     if constexpr (!is_centred(Form)) {
-      const __m256 min = load(w.scales_bytes);
+      const __m256 min = load_halves(block.mins);
       for (std::size_t t = 0; t < N; ++t) {
         acc[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.scaled_sum[t]), acc[t]);
       }
     }
-    scales += scale_bytes;
-    quants += quant_bytes(Form);
     x.next_block();
   }
 }
 
-template <PackedForm Form, std::size_t P, std::size_t N>
-PLIMSOLL_KERNEL void MultiplyPanels(Panels w, Tokens x, const Results& out) {
-  static_assert(P == 1);
-  for (std::size_t half = 0; half < 2 && half * 8 < w.rows; ++half) {
+template <PackedForm Form, std::size_t N>
+PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
+                                   std::size_t rows, const Results& out) {
+  for (std::size_t half = 0; half < 2 && half * 8 < rows; ++half) {
     __m256 acc[N];
     for (__m256& a : acc) a = _mm256_setzero_ps();
-    MultiplyHalf<Form, N>(w, half, x, acc);
-    const __m256 factors = _mm256_loadu_ps(reinterpret_cast<const float*>(w.data) + half * 8);
-    const std::size_t bytes = std::min<std::size_t>(w.rows - half * 8, 8) * sizeof(float);
+    MultiplyHalf<Form, N>(panel, half, blocks, x, acc);
+    const __m256 factors = _mm256_loadu_ps(reinterpret_cast<const float*>(panel) + half * 8);
+    const std::size_t bytes = std::min<std::size_t>(rows - half * 8, 8) * sizeof(float);
     for (std::size_t t = 0; t < N; ++t) {
       float* const y = out.y + t * out.ldy + half * 8;
       float eight[8] = {};
@@ -311,7 +303,6 @@ PLIMSOLL_KERNEL void MultiplyPanels(Panels w, Tokens x, const Results& out) {
 #else
 
 #define PLIMSOLL_KERNEL
-constexpr std::size_t max_panels = 1;
 constexpr std::size_t max_tokens = 1;
 
 template <PackedForm Form>
@@ -324,48 +315,43 @@ std::int32_t Quant(const std::byte* quants, std::size_t r, std::size_t c) {
   return bits_of(Form) == 4 ? nibble : nibble | (byte(256 + in_group) >> g & 1) << 4;
 }
 
-template <PackedForm Form, std::size_t P, std::size_t N>
-void MultiplyPanels(Panels w, Tokens x, const Results& out) {
-  static_assert(P == 1 && N == 1);
+template <PackedForm Form, std::size_t N>
+void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::size_t rows,
+                   const Results& out) {
+  static_assert(N == 1);
   float factors[panel_rows], acc[panel_rows] = {};
-  std::memcpy(factors, w.data, sizeof(factors));
-  const std::byte* scales = w.data + PackedMatrix::factors_bytes;
-  const std::byte* quants = w.data + w.quants_offset;
-  for (std::size_t b = 0; b < w.blocks; ++b) {
+  std::memcpy(factors, panel, sizeof(factors));
+  BlockReader<Form> block(panel);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    block.read(b);
     std::uint16_t scale[panel_rows], min[panel_rows];
-    std::memcpy(scale, scales, sizeof(scale));
-    if (!is_centred(Form)) std::memcpy(min, scales + w.scales_bytes, sizeof(min));
+    std::memcpy(scale, block.scales, sizeof(scale));
+    std::memcpy(min, block.mins, sizeof(min));
     for (std::size_t r = 0; r < panel_rows; ++r) {
       std::int32_t dot = is_centred(Form) ? -centre<Form> * x.sum[0] : 0;
-      for (std::size_t c = 0; c < block_cols; ++c) dot += Quant<Form>(quants, r, c) * x.q[c];
+      for (std::size_t c = 0; c < block_cols; ++c) dot += Quant<Form>(block.quants, r, c) * x.q[c];
       acc[r] += static_cast<float>(dot) * half_to_float(scale[r]) * x.scale[0];
       if (!is_centred(Form)) acc[r] += half_to_float(min[r]) * x.scaled_sum[0];
     }
-    scales += scale_bytes;
-    quants += quant_bytes(Form);
     x.next_block();
   }
-  for (std::size_t r = 0; r < w.rows; ++r) {
+  for (std::size_t r = 0; r < rows; ++r) {
     out.y[r] = out.add ? acc[r] * factors[r] + out.y[r] : acc[r] * factors[r];
   }
 }
 
 #endif
 
-using Kernel = void (*)(Panels, Tokens, const Results&);
+using Kernel = void (*)(const std::byte*, std::size_t, Tokens, std::size_t, const Results&);
+using Kernels = std::array<Kernel, max_tokens>;
 
-// kernels<Form>[p - 1][n - 1] takes p panels and n tokens.
-template <PackedForm Form, std::size_t P, std::size_t... N>
-constexpr std::array<Kernel, sizeof...(N)> KernelsOf(std::index_sequence<N...>) {
-  return {&MultiplyPanels<Form, P, N + 1>...};
-}
-using Kernels = std::array<std::array<Kernel, max_tokens>, max_panels>;
-template <PackedForm Form, std::size_t... P>
-constexpr Kernels AllKernels(std::index_sequence<P...>) {
-  return {KernelsOf<Form, P + 1>(std::make_index_sequence<max_tokens>())...};
+// kernels<Form>[n - 1] takes n tokens.
+template <PackedForm Form, std::size_t... N>
+constexpr Kernels KernelsOf(std::index_sequence<N...>) {
+  return {&MultiplyPanel<Form, N + 1>...};
 }
 template <PackedForm Form>
-constexpr Kernels kernels = AllKernels<Form>(std::make_index_sequence<max_panels>());
+constexpr Kernels kernels = KernelsOf<Form>(std::make_index_sequence<max_tokens>());
 
 const Kernels& KernelsFor(PackedForm form) {
   switch (form) {
@@ -380,53 +366,38 @@ const Kernels& KernelsFor(PackedForm form) {
   return kernels<PackedForm::u8>;
 }
 
-// Panels [begin, end) of a product against one tile of x.
-void MultiplyTile(const Product& product, std::size_t begin, std::size_t end,
+// Panel p of a product against one tile of x.
+void MultiplyTile(const Kernels& kernel, const Product& product, std::size_t p,
                   const QuantizedActivations& x, std::size_t tile, std::size_t tokens, bool add) {
-  // The processor's own prefetching stops at a page's end; running this far ahead of it gave a
-  // third more throughput to single tokens.
-  constexpr std::size_t prefetch_bytes = 4096;
   const PackedMatrix& w = product.w->packed;
-  const Kernels& kernel = KernelsFor(w.form);
-  const std::size_t blocks = w.blocks();
+  const std::byte* const panel = w.data + p * w.panel_bytes();
+  const std::size_t rows = std::min(panel_rows, w.rows - p * panel_rows);
   const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
-  // One token after another reads weights as fast as memory gives them, in their order.
-  const std::size_t abreast = tokens == 1 ? 1 : max_panels;
-  for (std::size_t p = begin; p < end;) {
-    const std::size_t n = std::min(abreast, end - p);
-    Panels panels{.data = w.data + p * w.panel_bytes(),
-                  .bytes = w.panel_bytes(),
-                  .blocks = blocks,
-                  .scales_bytes = w.scales_bytes(),
-                  .quants_offset = w.quants_offset(),
-                  .rows = std::min(w.rows - p * panel_rows, n * panel_rows),
-                  .ahead = n == 1 ? prefetch_bytes : n * w.panel_bytes()};
-    for (std::size_t t = 0; t < in_tile; t += max_tokens) {
-      const std::size_t step = std::min(max_tokens, in_tile - t);
-      const std::size_t i = tile * blocks + t;
-      const Tokens part{x.q + i * block_cols, x.scale + i, x.sum + i, x.scaled_sum + i, in_tile};
-      Results results{product.y + (tile + t) * product.ldy + p * panel_rows, product.ldy, add};
-      kernel[n - 1][step - 1](panels, part, results);
-      panels.ahead = 0;  // it is all on its way
-    }
-    p += n;
+  for (std::size_t t = 0; t < in_tile; t += max_tokens) {
+    const std::size_t n = std::min(max_tokens, in_tile - t);
+    const std::size_t i = tile * w.blocks() + t;
+    const Tokens part{x.q + i * block_cols, x.scale + i, x.sum + i, x.scaled_sum + i, in_tile};
+    float* const y = product.y + (tile + t) * product.ldy + p * panel_rows;
+    kernel[n - 1](panel, w.blocks(), part, rows, {y, product.ldy, add});
   }
 }
 
 // Panels [begin, end) of a product.
-void MultiplyRange(const Product& product, const QuantizedActivations& x, std::size_t tokens,
-                   std::size_t begin, std::size_t end) {
+void MultiplyPanels(const Product& product, const QuantizedActivations& x, std::size_t tokens,
+                    std::size_t begin, std::size_t end) {
   const PackedMatrix& w = product.w->packed;
+  const Kernels& kernel = KernelsFor(w.form);
   // As many panels as stay in the second-level cache while the tokens stream past them.
   constexpr std::size_t cache_bytes = 256 * 1024;
-  const std::size_t together =
-      std::max<std::size_t>(max_panels, cache_bytes / w.panel_bytes() / max_panels * max_panels);
+  const std::size_t together = std::max<std::size_t>(1, cache_bytes / w.panel_bytes());
   for (std::size_t first = begin; first < end; first += together) {
     const std::size_t last = std::min(end, first + together);
     for (std::size_t tile = 0; tile < tokens; tile += tile_tokens) {
-      MultiplyTile(product, first, last, x, tile, tokens, false);
-      if (product.rest == nullptr) continue;
-      MultiplyTile(product, first, last, *product.rest, tile, tokens, true);
+      for (std::size_t p = first; p < last; ++p) {
+        MultiplyTile(kernel, product, p, x, tile, tokens, false);
+        if (product.rest == nullptr) continue;
+        MultiplyTile(kernel, product, p, *product.rest, tile, tokens, true);
+      }
     }
   }
 }
@@ -440,13 +411,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace plimsoll {
 
-HWY_EXPORT(MultiplyRange);
+HWY_EXPORT(MultiplyPanels);
 
 void matmul_int8(std::span<const Product> products, const QuantizedActivations& x,
                  std::size_t tokens, ThreadPool& pool) {
   std::size_t panels = 0;
   for (const Product& product : products) panels += product.w->packed.panels();
-  const auto multiply = PLIMSOLL_DISPATCH(MultiplyRange);
+  const auto multiply = PLIMSOLL_DISPATCH(MultiplyPanels);
   pool.parallel_for(panels, 1, [&](std::size_t begin, std::size_t end, int) {
     std::size_t before = 0;  // panels of the products before this one
     for (const Product& product : products) {

@@ -198,18 +198,22 @@ void pack_panel(const TensorView& source, PackedForm form, std::size_t panel, st
     const int exponent = row_exponent(blocks);
     const float factor = std::ldexp(1.0F, exponent);
     std::memcpy(dst + r * sizeof(factor), &factor, sizeof(factor));
-    std::byte* scales = dst + PackedMatrix::factors_bytes + r * 2;
-    std::byte* quants = dst + shape.quants_offset();
-    for (const Block& block : blocks) {
-      const std::uint16_t scale = float_to_half(std::ldexp(block.scale, -exponent));
-      std::memcpy(scales, &scale, 2);
-      if (!is_centred(form)) {
-        const std::uint16_t min = float_to_half(std::ldexp(block.min, -exponent));
-        std::memcpy(scales + shape.scales_bytes(), &min, 2);
+    std::byte* out = dst + PackedMatrix::factors_bytes;
+    std::byte* header = nullptr;
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+      const bool second = is_centred(form) && b % 2 != 0;  // of the two that share a header
+      if (!second) {
+        header = out;
+        out += PackedMatrix::header_bytes;
       }
-      store_quants(block, form, r, quants);
-      scales += PackedMatrix::scale_bytes;
-      quants += quant_bytes(form);
+      const auto put = [&](float value, std::size_t half) {
+        const std::uint16_t bits = float_to_half(std::ldexp(value, -exponent));
+        std::memcpy(header + (half * panel_rows + r) * sizeof(bits), &bits, sizeof(bits));
+      };
+      put(blocks[b].scale, second ? 1 : 0);
+      if (!is_centred(form)) put(blocks[b].min, 1);
+      store_quants(blocks[b], form, r, out);
+      out += quant_bytes(form);
     }
   }
 }

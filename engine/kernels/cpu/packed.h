@@ -6,16 +6,15 @@
 // block, or, where the source has no mins, centred:
 //   affine (u4, u5, u8)    w = factor * (scale * u + min)
 //   centred (c4, c5, c8)   w = factor * scale * (u - 2^(bits - 1))
-// A panel is
-//   factors   16 x f32: powers of two that bring a row's scales and mins into the upper range of
-//             f16, where they keep 11 bits whatever the weights' magnitude
-//   scales    [blocks] of 16 x f16
-//   mins      the same; affine forms only
-//   quants    [blocks] of, for each group g of 4 columns, 16 rows x 4 bytes:
-//     8 bits: g = 0..7, 512 bytes
-//     4 bits: g = 0..3, 256 bytes, the low nibble from column 4g+j, the high from 16+4g+j
-//     5 bits: as 4 bits, then 64 bytes: bit g of byte (row, j) is the fifth of column 4g+j
-// each of them on a 64-byte border.
+// A panel holds 16 factors, one f32 a row: powers of two that bring the row's scales and mins into
+// the upper range of f16, where they keep 11 bits whatever the weights' magnitude. Then its blocks,
+// in the order in which they are read, each part on a 64-byte border:
+//   affine:  scales (16 x f16), mins (16 x f16), quants
+//   centred: scales of two blocks (the last may be alone), quants of both
+// Quants are, for each group g of 4 columns, 16 rows x 4 bytes:
+//   8 bits: g = 0..7, 512 bytes
+//   4 bits: g = 0..3, 256 bytes, the low nibble from column 4g+j, the high one from 16+4g+j
+//   5 bits: as 4 bits, then 64 bytes: bit g of byte (row, j) is the fifth of column 4g+j
 #pragma once
 
 #include <cstddef>
@@ -50,7 +49,7 @@ struct PackedMatrix {
   static constexpr std::size_t panel_rows = 16;
   static constexpr std::size_t block_cols = 32;
   static constexpr std::size_t factors_bytes = panel_rows * sizeof(float);
-  static constexpr std::size_t scale_bytes = panel_rows * sizeof(std::uint16_t);  // of one block
+  static constexpr std::size_t header_bytes = 2 * panel_rows * sizeof(std::uint16_t);
   PackedForm form = PackedForm::none;
   std::uint32_t rows = 0;  // as in the source; the last panel is padded with zeros
   std::uint32_t cols = 0;  // a multiple of 32
@@ -59,12 +58,10 @@ struct PackedMatrix {
   bool empty() const { return form == PackedForm::none; }
   std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
   std::size_t blocks() const { return cols / block_cols; }
-  // Of the scales, and of the mins, of a panel.
-  std::size_t scales_bytes() const { return (blocks() * scale_bytes + 63) / 64 * 64; }
-  std::size_t quants_offset() const {
-    return factors_bytes + scales_bytes() * (is_centred(form) ? 1 : 2);
+  std::size_t panel_bytes() const {
+    const std::size_t headers = is_centred(form) ? (blocks() + 1) / 2 : blocks();
+    return factors_bytes + headers * header_bytes + blocks() * quant_bytes(form);
   }
-  std::size_t panel_bytes() const { return quants_offset() + blocks() * quant_bytes(form); }
   std::size_t bytes() const { return panels() * panel_bytes(); }
 };
 

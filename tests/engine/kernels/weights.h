@@ -80,16 +80,17 @@ inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t c
   const std::size_t r = row % 16, c = col % 32;
   float factor;
   std::memcpy(&factor, panel + r * 4, 4);
-  const auto half_at = [&](std::size_t offset) {
-    std::uint16_t half;
-    std::memcpy(&half, panel + offset + col / 32 * 32 + r * 2, 2);
-    return static_cast<double>(half_to_float(half));
+  const std::size_t bits = static_cast<std::size_t>(m.form) & 15;
+  const bool centred = static_cast<std::size_t>(m.form) > 15;
+  const std::size_t block = col / 32, quant_bytes = 64 * bits;
+  const std::size_t shared = centred ? 2 : 1;  // blocks that share a header
+  const std::byte* const header = panel + 64 + block / shared * (64 + shared * quant_bytes);
+  const std::byte* const quants = header + 64 + block % shared * quant_bytes;
+  const auto half = [&](std::size_t i) {
+    std::uint16_t value;
+    std::memcpy(&value, header + (i * 16 + r) * 2, 2);
+    return static_cast<double>(half_to_float(value));
   };
-  const std::size_t scales_bytes = (m.cols / 32 * 32 + 63) / 64 * 64;
-  const int bits = static_cast<int>(m.form) & 15;
-  const bool centred = static_cast<int>(m.form) > 15;
-  const std::byte* const quants = panel + 64 + (centred ? 1 : 2) * scales_bytes +
-                                  col / 32 * 64 * static_cast<std::size_t>(bits);
   const std::size_t place = r * 4 + c % 4;
   unsigned u;
   if (bits == 8) {
@@ -99,9 +100,8 @@ inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t c
     u = c < 16 ? pair & 15 : pair >> 4;
     if (bits == 5) u |= (std::to_integer<unsigned>(quants[256 + place]) >> (c / 4) & 1) << 4;
   }
-  const double scale = half_at(64);
-  return static_cast<double>(factor) * (centred ? scale * (static_cast<int>(u) - (1 << (bits - 1)))
-                                                : scale * u + half_at(64 + scales_bytes));
+  if (centred) return factor * half(block % 2) * (static_cast<int>(u) - (1 << (bits - 1)));
+  return factor * (half(0) * u + half(1));
 }
 
 }  // namespace plimsoll
