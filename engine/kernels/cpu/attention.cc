@@ -32,7 +32,7 @@ constexpr std::size_t tile_vectors = tile_keys / lanes;
 
 // What the registers hold at once: query rows, and vectors of keys (scores) or of dimensions
 // (outputs).
-constexpr std::size_t row_step = 4;
+constexpr std::size_t row_step = lanes == 16 ? 6 : 4;
 constexpr std::size_t groups_at_once = lanes == 16 ? 4 : 1;
 constexpr std::size_t dims_at_once = lanes == 16 ? 4 : 2;
 
@@ -209,12 +209,20 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
   sum = sum * correction + hn::GetLane(hn::SumOfLanes(d, added));
 }
 
-// f(std::integral_constant<rows>) for each run of at most row_step rows.
+// f(first, std::integral_constant<rows>) for each run of at most row_step rows.
 template <class F>
 HWY_INLINE void ForRows(std::size_t rows, F f) {
   std::size_t r = 0;
-  for (; r + row_step <= rows; r += row_step) f(r, std::integral_constant<std::size_t, 4>());
+  for (; r + row_step <= rows; r += row_step) {
+    f(r, std::integral_constant<std::size_t, row_step>());
+  }
   switch (rows - r) {
+    case 5:
+      if constexpr (row_step > 5) f(r, std::integral_constant<std::size_t, 5>());
+      break;
+    case 4:
+      if constexpr (row_step > 4) f(r, std::integral_constant<std::size_t, 4>());
+      break;
     case 3: f(r, std::integral_constant<std::size_t, 3>()); break;
     case 2: f(r, std::integral_constant<std::size_t, 2>()); break;
     case 1: f(r, std::integral_constant<std::size_t, 1>()); break;

@@ -9,7 +9,7 @@
 
 namespace plimsoll {
 
-inline constexpr std::size_t attention_max_rows = 32;   // queries that share one pass over the keys
+inline constexpr std::size_t attention_max_rows = 36;   // queries that share one pass over the keys
 inline constexpr std::size_t attention_tile_keys = 64;  // between two updates of the maximum
 inline constexpr std::size_t attention_group_keys = 16;  // side by side in every layout
 

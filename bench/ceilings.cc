@@ -1,0 +1,93 @@
+#include "bench/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "engine/kernels/cpu/isa.h"
+#include "engine/kernels/cpu/ops.h"
+#include "engine/kernels/cpu/thread_pool.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace plimsoll {
+namespace {
+
+// The most that `rounds` runs of work() gave, as `amount` a second.
+template <class F>
+double best_rate(int rounds, double amount, F work) {
+  double best = 0;
+  for (int i = 0; i < rounds; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
+    best = std::max(best, amount / time.count());
+  }
+  return best;
+}
+
+#if defined(__x86_64__)
+// Sums enough to hide each product's latency.
+constexpr int chains = 12;
+constexpr int steps = 200000;
+
+__attribute__((target("avx512f,avx512vnni"))) void dots_avx512() {
+  __m512i sum[chains];
+  __m512i u = _mm512_set1_epi8(3), q = _mm512_set1_epi8(5);
+  for (__m512i& s : sum) s = _mm512_setzero_si512();
+  for (int i = 0; i < steps; ++i) {
+    for (__m512i& s : sum) s = _mm512_dpbusd_epi32(s, u, q);
+    asm volatile("" : "+v"(u), "+v"(q));
+  }
+  for (__m512i& s : sum) asm volatile("" : "+v"(s));
+}
+
+__attribute__((target("avx2"))) void dots_avx2() {
+  __m256i sum[chains];
+  __m256i u = _mm256_set1_epi8(3), q = _mm256_set1_epi8(5);
+  for (__m256i& s : sum) s = _mm256_setzero_si256();
+  for (int i = 0; i < steps; ++i) {
+    for (__m256i& s : sum) {
+      s = _mm256_add_epi16(s, _mm256_maddubs_epi16(u, q));
+      asm volatile("" : "+x"(u), "+x"(q));
+    }
+  }
+  for (__m256i& s : sum) asm volatile("" : "+x"(s));
+}
+#endif
+
+double int8_macs(ThreadPool& pool) {
+#if defined(__x86_64__)
+  const Isa isa = active_isa();
+  if (isa != Isa::portable) {
+    const double macs = (isa == Isa::avx512vnni ? 64.0 : 32.0) * chains * steps * pool.threads();
+    return best_rate(20, macs, [&] {
+      pool.run([&](int) { isa == Isa::avx512vnni ? dots_avx512() : dots_avx2(); });
+    });
+  }
+#endif
+  (void)pool;
+  return 1e9;  // the portable twin is no product
+}
+
+}  // namespace
+
+Ceilings measure_ceilings(int threads) {
+  ThreadPool pool(threads);
+  const std::vector<float> data(64 << 20, 1.0F);
+  std::vector<float> sums(static_cast<std::size_t>(threads) * 16);
+  Ceilings ceilings;
+  ceilings.read_bytes = best_rate(8, static_cast<double>(data.size()) * sizeof(float), [&] {
+    pool.parallel_for(data.size(), 16, [&](std::size_t begin, std::size_t end, int rank) {
+      sums[static_cast<std::size_t>(rank) * 16] =
+          dot(data.data() + begin, data.data() + begin, end - begin);
+    });
+  });
+  ceilings.int8_macs = int8_macs(pool);
+  return ceilings;
+}
+
+}  // namespace plimsoll
