@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "engine/kernels/cpu/isa.h"
-#include "engine/kernels/cpu/ops.h"
 #include "engine/kernels/cpu/thread_pool.h"
 
 #if defined(__x86_64__)
@@ -15,6 +14,17 @@
 
 namespace plimsoll {
 namespace {
+
+// Reads n bytes, a multiple of 4096, and returns something that depends on them. Without the
+// prefetching a core alone does not get all that the memory gives.
+std::uint64_t read_all(const std::uint64_t* data, std::size_t bytes) {
+  std::uint64_t sum[8] = {};
+  for (const std::uint64_t* const end = data + bytes / 8; data < end; data += 8) {
+    __builtin_prefetch(data + 512);
+    for (std::size_t i = 0; i < 8; ++i) sum[i] ^= data[i];
+  }
+  return sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
+}
 
 // The most that `rounds` runs of work() gave, as `amount` a second.
 template <class F>
@@ -77,13 +87,14 @@ double int8_macs(ThreadPool& pool) {
 
 Ceilings measure_ceilings(int threads) {
   ThreadPool pool(threads);
-  const std::vector<float> data(64 << 20, 1.0F);
-  std::vector<float> sums(static_cast<std::size_t>(threads) * 16);
+  constexpr std::size_t page = 4096, pages = 64 * 1024;
+  const std::vector<std::uint64_t> data(pages * page / 8 + 512, 1);
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads) * 8);
   Ceilings ceilings;
-  ceilings.read_bytes = best_rate(8, static_cast<double>(data.size()) * sizeof(float), [&] {
-    pool.parallel_for(data.size(), 16, [&](std::size_t begin, std::size_t end, int rank) {
-      sums[static_cast<std::size_t>(rank) * 16] =
-          dot(data.data() + begin, data.data() + begin, end - begin);
+  ceilings.read_bytes = best_rate(8, static_cast<double>(pages * page), [&] {
+    pool.parallel_for(pages, 1, [&](std::size_t begin, std::size_t end, int rank) {
+      sums[static_cast<std::size_t>(rank) * 8] =
+          read_all(data.data() + begin * page / 8, (end - begin) * page);
     });
   });
   ceilings.int8_macs = int8_macs(pool);

@@ -1,6 +1,6 @@
 // What the engine does with each model, beside what the machine at hand could do at most:
 //
-//   engine_bench [--threads=1,2] [--seconds=1] [--float32]
+//   engine_bench [--threads=1,2] [--seconds=1] [--float32|--int8]
 //
 // Prefill of 512 tokens, decode of 1 and of 16 streams from 128 tokens on, embeddings of 16 tokens,
 // for the models found in PLIMSOLL_MODELS, or for PLIMSOLL_BENCH_MODEL alone. A figure is the
@@ -222,6 +222,8 @@ Options parse(int argc, char** argv) {
       options.seconds = std::atof(value.c_str());
     } else if (argument == "--float32") {
       options.compute = ComputeMode::float32;
+    } else if (argument == "--int8") {
+      options.compute = ComputeMode::int8;
     } else {
       throw std::runtime_error("unknown option " + argument);
     }

@@ -16,6 +16,7 @@
 //
 #include "engine/kernels/cpu/exp-inl.h"
 #include "engine/kernels/cpu/transpose-inl.h"
+#include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace plimsoll {

@@ -29,9 +29,11 @@ struct WeightMatrix {
 // without the last dimension for the others.
 struct QuantizedActivations {
   std::int8_t* q = nullptr;
-  float* scale = nullptr;       // x ~ scale * q, q in -127..127
-  std::int32_t* sum = nullptr;  // of q over the block
-  float* scaled_sum = nullptr;  // scale * sum
+  float* scale = nullptr;  // x ~ scale * q, q in -127..127
+  // -16 times the sum of q over the block: what 5-bit weights that are centred start their dots
+  // from. Times 8 or halved, it serves 8 and 4 bits.
+  std::int32_t* start = nullptr;
+  float* scaled_sum = nullptr;  // scale times the sum of q
   static constexpr std::size_t block = 32;
   static constexpr std::size_t tile_tokens = 16;
   static std::size_t bytes(std::size_t tokens, std::size_t cols) {

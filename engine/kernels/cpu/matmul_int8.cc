@@ -35,28 +35,32 @@ constexpr std::size_t block_cols = PackedMatrix::block_cols;
 constexpr std::size_t tile_tokens = QuantizedActivations::tile_tokens;
 constexpr std::size_t groups = block_cols / 4;  // of four columns, the dot instruction's depth
 
-// What u stands above the value it means, in centred forms.
-template <PackedForm Form>
-constexpr std::int32_t centre = 1 << (bits_of(Form) - 1);
-
 // One tile of tokens, as quantize_activations lays it out, from some token on.
 struct Tokens {
   const std::int8_t* q;
   const float* scale;
-  const std::int32_t* sum;
+  const std::int32_t* start;
   const float* scaled_sum;
   std::size_t stride;  // tokens of the whole tile
 
   void next_block() {
     q += stride * block_cols;
     scale += stride;
-    sum += stride;
+    start += stride;
     scaled_sum += stride;
   }
   std::int32_t four(std::size_t token, std::size_t group) const {
     std::int32_t value;
     std::memcpy(&value, q + token * block_cols + group * 4, sizeof(value));
     return value;
+  }
+  // What a token's dots with u start from.
+  template <PackedForm Form>
+  std::int32_t dot_start(std::size_t token) const {
+    if (!is_centred(Form)) return 0;
+    return bits_of(Form) == 8   ? start[token] * 8
+           : bits_of(Form) == 5 ? start[token]
+                                : start[token] / 2;
   }
 };
 
@@ -154,10 +158,12 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, T
       __m512i dots[abreast];
 #pragma GCC unroll 8
       for (std::size_t i = 0; i < abreast && first + i < N; ++i) {
-        dots[i] = _mm512_setzero_si512();
-        if constexpr (is_centred(Form)) {
-          dots[i] = _mm512_mullo_epi32(_mm512_set1_epi32(x.sum[first + i]),
-                                       _mm512_set1_epi32(-centre<Form>));
+        if constexpr (!is_centred(Form)) {
+          dots[i] = _mm512_setzero_si512();
+        } else {
+          dots[i] = _mm512_set1_epi32(x.start[first + i]);
+          if constexpr (bits_of(Form) == 8) dots[i] = _mm512_slli_epi32(dots[i], 3);
+          if constexpr (bits_of(Form) == 4) dots[i] = _mm512_srai_epi32(dots[i], 1);
         }
       }
 #pragma GCC unroll 8
@@ -229,7 +235,7 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
       // form start from 128 * sum(q).
       const __m256i bias = _mm256_set1_epi8(static_cast<char>(0x80));
       for (std::size_t t = 0; t < N; ++t) {
-        dots[t] = _mm256_set1_epi32(is_centred(Form) ? 0 : 128 * x.sum[t]);
+        dots[t] = _mm256_set1_epi32(is_centred(Form) ? 0 : -8 * x.start[t]);
       }
       for (std::size_t g = 0; g < groups; ++g) {
         const __m256i s = _mm256_xor_si256(Unpack<Form>(quants, g), bias);
@@ -244,7 +250,7 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
       // Sums of two products, of at most 15 * 127 or 31 * 127, fit 16 bits 8 times or 4 times.
       constexpr std::size_t at_once = bits_of(Form) == 4 ? 8 : 4;
       for (std::size_t t = 0; t < N; ++t) {
-        dots[t] = _mm256_set1_epi32(is_centred(Form) ? -centre<Form> * x.sum[t] : 0);
+        dots[t] = _mm256_set1_epi32(x.dot_start<Form>(t));
       }
       for (std::size_t first = 0; first < groups; first += at_once) {
         __m256i pairs[N];
@@ -328,7 +334,7 @@ void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::si
     std::memcpy(scale, block.scales, sizeof(scale));
     std::memcpy(min, block.mins, sizeof(min));
     for (std::size_t r = 0; r < panel_rows; ++r) {
-      std::int32_t dot = is_centred(Form) ? -centre<Form> * x.sum[0] : 0;
+      std::int32_t dot = x.dot_start<Form>(0);
       for (std::size_t c = 0; c < block_cols; ++c) dot += Quant<Form>(block.quants, r, c) * x.q[c];
       acc[r] += static_cast<float>(dot) * half_to_float(scale[r]) * x.scale[0];
       if (!is_centred(Form)) acc[r] += half_to_float(min[r]) * x.scaled_sum[0];
@@ -376,7 +382,7 @@ void MultiplyTile(const Kernels& kernel, const Product& product, std::size_t p,
   for (std::size_t t = 0; t < in_tile; t += max_tokens) {
     const std::size_t n = std::min(max_tokens, in_tile - t);
     const std::size_t i = tile * w.blocks() + t;
-    const Tokens part{x.q + i * block_cols, x.scale + i, x.sum + i, x.scaled_sum + i, in_tile};
+    const Tokens part{x.q + i * block_cols, x.scale + i, x.start + i, x.scaled_sum + i, in_tile};
     float* const y = product.y + (tile + t) * product.ldy + p * panel_rows;
     kernel[n - 1](panel, w.blocks(), part, rows, {y, product.ldy, add});
   }

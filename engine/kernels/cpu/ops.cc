@@ -10,6 +10,7 @@
 #include "hwy/highway.h"
 //
 #include "engine/kernels/cpu/exp-inl.h"
+#include "hwy/contrib/math/math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace plimsoll {

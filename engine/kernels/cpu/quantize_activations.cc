@@ -38,7 +38,7 @@ HWY_INLINE void QuantizeBlock(const float* x, const QuantizedActivations& at) {
   // Also for NaN, of which every comparison is false.
   if (!(largest >= 1e-30F && largest <= std::numeric_limits<float>::max())) {
     std::memset(at.q, 0, block);
-    *at.sum = 0;
+    *at.start = 0;
     // Below 1e-30, 127 / largest overflows; such a block is as good as zero.
     *at.scale = *at.scaled_sum = largest < 1e-30F ? 0.0F : std::numeric_limits<float>::quiet_NaN();
     return;
@@ -51,8 +51,9 @@ HWY_INLINE void QuantizeBlock(const float* x, const QuantizedActivations& at) {
     hn::StoreU(hn::DemoteTo(di8, q), di8, at.q + i * lanes);
   }
   *at.scale = largest / 127.0F;
-  *at.sum = hn::GetLane(hn::SumOfLanes(di, sum));
-  *at.scaled_sum = *at.scale * static_cast<float>(*at.sum);
+  const std::int32_t all = hn::GetLane(hn::SumOfLanes(di, sum));
+  *at.start = -16 * all;
+  *at.scaled_sum = *at.scale * static_cast<float>(all);
 }
 
 // Block b of token t among `tokens`.
@@ -62,7 +63,7 @@ HWY_INLINE QuantizedActivations At(const QuantizedActivations& out, std::size_t 
   const std::size_t tile = t / tile_tokens * tile_tokens;
   const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
   const std::size_t i = tile * blocks + b * in_tile + (t - tile);
-  return {out.q + i * block, out.scale + i, out.sum + i, out.scaled_sum + i};
+  return {out.q + i * block, out.scale + i, out.start + i, out.scaled_sum + i};
 }
 
 // rest = x - scale * q

@@ -64,7 +64,7 @@ TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
           ASSERT_NEAR(static_cast<double>(q.a.scale[at]) * got, v, 0.5001 * q.a.scale[at] + 1e-30);
         }
         EXPECT_NEAR(q.a.scale[at], largest / 127, largest * 1e-7 + 1e-30);
-        EXPECT_EQ(q.a.sum[at], sum);
+        EXPECT_EQ(q.a.start[at], -16 * sum);
         EXPECT_EQ(q.a.scaled_sum[at], q.a.scale[at] * static_cast<float>(sum));
       }
     }
