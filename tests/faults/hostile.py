@@ -135,7 +135,7 @@ async def half_bodies(client, random, context, limit_bytes=8 << 20):
     try:
         for _ in range(random.randint(16, 64)):
             size = limit_bytes // random.choice([1, 4, 8, 16])
-            _, writer = await client.open(COMPLETIONS, b"")
+            _, writer = await asyncio.open_connection(client.host, client.port)
             writers.append(writer)
             writer.write(client.head(COMPLETIONS, size) + b"x" * (size // 2))
         await asyncio.sleep(3600)
