@@ -43,7 +43,7 @@ class Server:
                 break
         self.ready_seconds = time.monotonic() - start
         http = re.search(r"OpenAI\s+(\S+)/v1", welcome)
-        rpc = re.search(r"RPC\s+(\S+)", welcome)
+        rpc = re.search(r"RPC\s+(\S+:\d+)", welcome)
         if not http or not rpc:
             self.process.wait(10)
             raise RuntimeError("the server did not start:\n" + welcome + self.log_text())
