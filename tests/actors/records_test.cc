@@ -16,7 +16,7 @@ const std::string hash(64, 'a');
 
 cluster::Tenant tenant() {
   cluster::Tenant out{"acme", cluster::Tier::best_effort, {}, true, true, {}, hash};
-  out.quota = {1.5, 2.5, 3.5, 4.5, 5, 6ULL << 40, 11, 12, 7, 8, 9, 10, {"qwen/7b", "bert"}};
+  out.quota = {1.5, 2.5, 3.5, 4.5, 5, 6ULL << 40, 11, 12, 7, 8, 9, 13, 10, {"qwen/7b", "bert"}};
   out.keys = {{hash, 11, 12}, {std::string(64, 'b'), 0, 0}};
   return out;
 }

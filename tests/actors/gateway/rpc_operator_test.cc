@@ -160,7 +160,7 @@ TEST_F(RpcOperatorTest, ShowsTenants) {
   EXPECT_FALSE(view.tenant.suspended);
   EXPECT_FALSE(view.tenant.is_operator);
   const client::Quota quota{10,         5000,       800.5, 12,   32,     2ULL << 30, 1ULL << 29,
-                            3ULL << 29, 1ULL << 30, 4096,  1024, 30'000, {"llama"}};
+                            3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000, {"llama"}};
   EXPECT_EQ(view.tenant.quota, quota);
   ASSERT_EQ(view.tenant.keys.size(), 2U);
   EXPECT_EQ(view.tenant.keys[1].created, 1'600'000'000U);
@@ -177,7 +177,7 @@ TEST_F(RpcOperatorTest, ChangesTenants) {
   client::Tenant tenant;
   tenant.name = "globex";
   tenant.tier = "best-effort";
-  tenant.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, {"a", "b"}};
+  tenant.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 13, 10, {"a", "b"}};
   tenant.is_operator = true;
   EXPECT_EQ(op.create_tenant(tenant), "pl-first");
   op.set_quota("globex", {.requests_per_second = 0.5, .kv_bytes = 5ULL << 32});
@@ -191,7 +191,7 @@ TEST_F(RpcOperatorTest, ChangesTenants) {
   cluster::Tenant expected;
   expected.name = "globex";
   expected.tier = cluster::Tier::best_effort;
-  expected.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, {"a", "b"}};
+  expected.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 13, 10, {"a", "b"}};
   expected.is_operator = true;
   EXPECT_THAT(administration_.created, ElementsAre(expected));
   cluster::Quota quota;
