@@ -250,7 +250,7 @@ Result<std::vector<NodeMemory>> ClusterFrontend::node_memory() const {
 std::string ClusterFrontend::metrics() const {
   return services_.metrics.text({status(), services_.open.count(), memory(),
                                  read_memory_scopes(0).value_or(std::vector<MemoryScope>{}),
-                                 services_.board});
+                                 services_.board, services_.cache});
 }
 
 ConsoleView ClusterFrontend::console(const ConsoleQuery& query) const {

@@ -113,6 +113,45 @@ void add_stalls(Families& out, const char* scope, const MemoryPressure& pressure
   share("full", pressure.full_avg10);
 }
 
+void add_cache(Families& out, const storage::DiskCacheStats& stats) {
+  out.gauge("plimsoll_cache_limit_bytes", "What the files of the cache on disk may come to.", {},
+            static_cast<double>(stats.limit_bytes));
+  out.gauge("plimsoll_cache_writable", "0 while nothing can be written to the cache on disk.", {},
+            stats.trouble.empty() ? 1 : 0);
+  for (const auto& [tenant, kinds] : stats.tenants) {
+    for (std::size_t i = 0; i < kinds.size(); ++i) {
+      const auto& counts = kinds[i];
+      Labels labels{{"tenant", tenant.get()},
+                    {"kind", std::string(to_string(static_cast<storage::CacheKind>(i)))}};
+      const auto number = [](std::uint64_t n) { return static_cast<double>(n); };
+      out.gauge("plimsoll_cache_bytes", "In files of the cache on disk.", labels,
+                number(counts.bytes));
+      out.gauge("plimsoll_cache_entries", "In the cache on disk.", labels, number(counts.entries));
+      out.counter("plimsoll_cache_written_bytes_total", "To the cache on disk.", labels,
+                  number(counts.written_bytes_total));
+      const char* help = "Entries of the cache on disk that were looked for.";
+      const auto lookups = [&](const char* result, std::uint64_t n) {
+        labels["result"] = result;
+        out.counter("plimsoll_cache_lookups_total", help, labels, number(n));
+      };
+      lookups("hit", counts.hits_total);
+      lookups("miss", counts.misses_total);
+      labels.erase("result");
+      help = "Entries that the cache on disk gave up, or never took (refused, dropped).";
+      const auto lost = [&](const char* why, std::uint64_t n) {
+        labels["why"] = why;
+        out.counter("plimsoll_cache_lost_total", help, labels, number(n));
+      };
+      lost("evicted", counts.evicted_total);
+      lost("expired", counts.expired_total);
+      lost("purged", counts.purged_total);
+      lost("damaged", counts.damaged_total);
+      lost("refused", counts.refused_total);
+      lost("dropped", counts.dropped_total);
+    }
+  }
+}
+
 const char* name(MemoryScope::Kind kind) {
   switch (kind) {
     case MemoryScope::Kind::process: return "process";
@@ -314,6 +353,7 @@ std::string Metrics::text(const Snapshot& snapshot) const {
   }
   for (const auto& node : snapshot.board.memory()) add_ledger(out, node.node, *node.report);
   add_headroom(out, snapshot);
+  if (snapshot.cache != nullptr) add_cache(out, snapshot.cache->stats());
   add_events(out, snapshot.board.events());
 
   auto families = counters_->registry.Collect();

@@ -11,6 +11,7 @@
 #include "actors/board.h"
 #include "actors/frontend.h"
 #include "engine/memory/headroom.h"
+#include "storage/disk_cache.h"
 
 namespace prometheus {
 class Histogram;
@@ -48,6 +49,7 @@ class Metrics {
     Result<MemoryReport> memory;
     std::vector<MemoryScope> scopes;
     const Board& board;
+    const storage::DiskCache* cache;  // null: there is none
   };
   // Text exposition format 0.0.4.
   std::string text(const Snapshot& snapshot) const;

@@ -148,6 +148,16 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
                      settings.long_context_headroom / 100.0};
   config.long_context_tokens = settings.long_context_tokens;
   config.prefix_sharing = settings.prefix_sharing;
+  if (cache_ != nullptr && settings.prefix_sharing) {
+    storage::PrefixTierOptions tier;
+    tier.model = options.model_version;
+    // What is computed otherwise has other bits.
+    tier.variant = fmt::format("{}/{}", static_cast<int>(model.compute),
+                               settings.kv_type == KvType::f16 ? "f16" : "int8");
+    tier.block_tokens = settings.block_tokens;
+    tier.block_bytes = block_bytes;
+    config.tier = storage::make_prefix_tier(cache_, std::move(tier), tier_budget_, ledger_);
+  }
   if (on_shed_) {
     config.on_shed = [this, name = model.name](const Shed& shed) { on_shed_(name, shed); };
   }

@@ -17,6 +17,7 @@
 #include "actors/sizing.h"
 #include "engine/base/result.h"
 #include "engine/memory/ledger.h"
+#include "storage/prefix_tier.h"
 
 namespace plimsoll {
 
@@ -38,6 +39,13 @@ class ModelLoader {
         inbox_(std::move(inbox)),
         on_shed_(std::move(on_shed)),
         planner_(config, ledger, std::move(read_base)) {}
+
+  // Before the first engine is loaded: where their prefixes go that memory has no room for.
+  void set_cache(std::shared_ptr<storage::DiskCache> cache,
+                 std::shared_ptr<storage::PrefixTierBudget> budget) {
+    cache_ = std::move(cache);
+    tier_budget_ = std::move(budget);
+  }
 
   // What is known without its weights.
   Result<ModelEntry> probe(const ModelConfig& model) const;
@@ -68,6 +76,8 @@ class ModelLoader {
   std::shared_ptr<NodeInbox> inbox_;
   ShedSink on_shed_;
   MemoryPlanner planner_;
+  std::shared_ptr<storage::DiskCache> cache_;  // null: none
+  std::shared_ptr<storage::PrefixTierBudget> tier_budget_;
   Account promised_;  // what its engines may come to, in all
   // Of models that the plan at the start has and that are not loaded yet.
   std::map<std::string, cluster::MemoryPlan> plans_;

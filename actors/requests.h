@@ -16,6 +16,7 @@
 #include "actors/request_memory.h"
 #include "actors/text_model.h"
 #include "engine/memory/ledger.h"
+#include "storage/disk_cache.h"
 
 namespace plimsoll {
 
@@ -27,6 +28,7 @@ struct RequestServices {
   const History& history;
   OpenRequests& open;
   RequestMemory& memory;
+  const storage::DiskCache* cache;  // null: there is none
   RouterActor router;
   std::uint32_t window_tokens;  // of each choice, that a client may be behind
   std::chrono::milliseconds deadline;

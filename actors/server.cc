@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "actors/cache_on_disk.h"
 #include "actors/cluster_administration.h"
 #include "actors/fault_hooks.h"
 #include "actors/frontend_impl.h"
@@ -71,6 +72,7 @@ struct Server::Impl {
   ModelLoader loader{
       config, source, ledger, inbox,
       [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
+  std::shared_ptr<storage::DiskCache> cache;
   Metrics metrics;
   History history{ledger};
   OpenRequests open{most_requests};
@@ -138,6 +140,7 @@ struct Server::Impl {
     const auto plan = loader.plan(computes() ? models : decltype(models)());
     if (!plan) return fail(plan.error());
     if (config.on_plan) config.on_plan(*plan);
+    if (auto opened = open_cache(); !opened) return opened;
     for (auto& [model, entry] : models) {
       if (computes()) {
         auto engine = loader.load_engine(model, entry, progress);
@@ -168,7 +171,7 @@ struct Server::Impl {
     if (router) {
       if (auto up = call(self, router, CancelSequences{}); !up) return up;
     }
-    services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory, router,
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory, cache.get(), router,
                                      config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
     frontend.emplace(*system, *services, std::move(served),
@@ -176,6 +179,15 @@ struct Server::Impl {
     if (router) start_administration();
     history_thread.emplace(history_interval, [this] { add_to_history(); });
     return has_door() ? open_door() : Result<void>();
+  }
+
+  Result<void> open_cache() {
+    if (!computes() || config.cache.directory.empty()) return {};
+    auto opened = open_cache_on_disk(config.cache, ledger);
+    if (!opened) return fail(std::move(opened.error()));
+    cache = std::move(opened->cache);
+    loader.set_cache(cache, std::move(opened->budget));
+    return {};
   }
 
   void add_to_history() {

@@ -73,6 +73,15 @@ struct EngineSettings {
 };
 int thread_count(const EngineSettings& settings);  // as configured, or one for each core
 
+// The cache on disk of a process that computes.
+struct CacheSettings {
+  std::filesystem::path directory;     // empty: there is none
+  std::uint64_t bytes = 4_GiB;         // on disk
+  std::uint64_t tenant_bytes = 4_GiB;  // of them, of one tenant
+  std::chrono::milliseconds ttl{std::chrono::hours(24)};
+  std::uint64_t memory_bytes = 64_MiB;  // buffers, index and tables
+};
+
 // What a process is of a cluster. `all`: a router and a node in one.
 enum class Role : std::uint8_t { all, router, node };
 
@@ -112,6 +121,7 @@ struct ServerConfig {
   // What one request of a tenant may be that has no such limit of its own, by tier.
   cluster::TierCaps tiers{};
   EngineSettings engine;
+  CacheSettings cache;
   std::uint32_t stream_window_tokens = 256;  // that a client may be behind
   std::chrono::milliseconds request_deadline{600'000};
   std::chrono::milliseconds drain_deadline{10'000};

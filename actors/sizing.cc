@@ -150,6 +150,10 @@ std::vector<PlanRow> MemoryPlanner::fixed_rows(const HttpConfig& http, std::uint
   }
   rows.push_back({"requests", "", request_memory_bytes(limit_bytes, http.body_bytes),
                   "bodies, their parse, texts, answers in one piece: the budget"});
+  if (!config_.cache.directory.empty() && config_.role != Role::router) {
+    rows.push_back({"storage", "cache on disk", config_.cache.memory_bytes,
+                    "its buffers, index and tables: cache.memory"});
+  }
   if (promised_bytes > 0) {
     rows.push_back({"models", "", promised_bytes, "what those that are loaded may come to"});
   }

@@ -310,6 +310,15 @@ std::vector<Setting> make_settings() {
                      std::vector<std::pair<std::string, bool>>{{"true", true}, {"false", false}}));
   add(path_setting("engine.packed_directory", "for packed weights; empty: beside the model",
                    FIELD(server.engine.packed_directory)));
+  add(path_setting("cache.directory", "of a node's cache on disk, its own; empty: there is none",
+                   FIELD(server.cache.directory)));
+  add(bytes_setting("cache.bytes", "on disk, at most", FIELD(server.cache.bytes)));
+  add(bytes_setting("cache.tenant_bytes", "of them, one tenant's",
+                    FIELD(server.cache.tenant_bytes)));
+  add(time_setting("cache.ttl", "of what is cached on disk, at most 30 days",
+                   FIELD(server.cache.ttl)));
+  add(bytes_setting("cache.memory", "for the buffers and the index of the cache on disk",
+                    FIELD(server.cache.memory_bytes)));
   add(name_setting());
   add(cluster_listen_setting());
   add(list_setting("cluster.join", "a node's: HOST:PORT of every router, with commas between",

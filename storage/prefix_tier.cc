@@ -72,9 +72,11 @@ class Fetch final : public KvFetch {
 
 class PrefixTier final : public KvTier {
  public:
-  PrefixTier(std::shared_ptr<DiskCache> cache, PrefixTierOptions options, Ledger& ledger)
+  PrefixTier(std::shared_ptr<DiskCache> cache, PrefixTierOptions options,
+             std::shared_ptr<PrefixTierBudget> budget, Ledger& ledger)
       : cache_(std::move(cache)),
         options_(std::move(options)),
+        budget_(std::move(budget)),
         ledger_(ledger),
         root_(digest_of(options_.model + "/" + options_.variant + "/" +
                         std::to_string(options_.block_tokens) + "/" +
@@ -89,17 +91,13 @@ class PrefixTier final : public KvTier {
       changed_.notify_one();
     }
     thread_.join();
+    for (const auto& offer : offers_) budget_->offered -= offer.charge.bytes();
   }
 
   bool offer(const KvPrefix& prefix, std::span<const std::byte> block) override {
     const std::uint64_t bytes =
         block.size() + prefix.tokens.size_bytes() + prefix.salt.size() + offer_overhead_bytes;
-    {
-      const std::lock_guard lock(mutex_);
-      if (offered_bytes_ + bytes > options_.offer_bytes) return false;
-      offered_bytes_ += bytes;
-    }
-    // Copied without the lock: the engine's thread is the only one that offers.
+    if (!PrefixTierBudget::take(budget_->offered, budget_->offer_bytes, bytes)) return false;
     Offer offer{{prefix.tenant, std::string(prefix.salt)},
                 {prefix.tokens.begin(), prefix.tokens.end()},
                 std::string(reinterpret_cast<const char*>(block.data()), block.size()),
@@ -116,21 +114,21 @@ class PrefixTier final : public KvTier {
     keys.erase(keys.begin(), keys.begin() + first);
     CacheOwner owner{prefix.tenant, std::string(prefix.salt)};
     std::uint64_t known = cache_->chain_length(owner, CacheKind::prefix, keys);
-    const auto fetching = fetched_bytes_.load();
-    const auto room = options_.fetch_bytes - std::min(fetching, options_.fetch_bytes);
-    known = std::min(known, room / options_.block_bytes);
-    if (known == 0) return nullptr;
+    const auto fetched = std::min(budget_->fetched.load(), budget_->fetch_bytes);
+    known = std::min(known, (budget_->fetch_bytes - fetched) / options_.block_bytes);
+    const auto bytes = known * options_.block_bytes;
+    if (known == 0 || !PrefixTierBudget::take(budget_->fetched, budget_->fetch_bytes, bytes)) {
+      return nullptr;
+    }
     keys.resize(known);
     auto reading = std::make_shared<Reading>();
-    const auto bytes = known * options_.block_bytes;
     reading->owner = std::move(owner);
     reading->keys = std::move(keys);
     reading->charge = Charge(account(prefix.tenant), bytes);
-    fetched_bytes_ += bytes;
     return std::make_unique<Fetch>(*this, std::move(reading));
   }
 
-  void release(const Reading& reading) { fetched_bytes_ -= reading.charge.bytes(); }
+  void release(const Reading& reading) { budget_->fetched -= reading.charge.bytes(); }
 
   void start(std::shared_ptr<Reading> reading) {
     const std::lock_guard lock(mutex_);
@@ -202,7 +200,7 @@ class PrefixTier final : public KvTier {
         continue;
       }
       tries = 0;
-      offered_bytes_ -= offer.charge.bytes();
+      budget_->offered -= offer.charge.bytes();
     }
   }
 
@@ -232,16 +230,15 @@ class PrefixTier final : public KvTier {
 
   const std::shared_ptr<DiskCache> cache_;
   const PrefixTierOptions options_;
+  const std::shared_ptr<PrefixTierBudget> budget_;
   Ledger& ledger_;
   const std::string root_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Offer> offers_;
-  std::uint64_t offered_bytes_ = 0;
   std::deque<std::shared_ptr<Reading>> readings_;
   std::optional<Clock::time_point> reading_since_;  // the read that is under way
   std::optional<Clock::time_point> stop_at_;
-  std::atomic<std::uint64_t> fetched_bytes_{0};
   std::thread thread_;
 };
 
@@ -265,8 +262,10 @@ void Fetch::start(std::function<void()> on_done) {
 }  // namespace
 
 std::shared_ptr<KvTier> make_prefix_tier(std::shared_ptr<DiskCache> cache,
-                                         PrefixTierOptions options, Ledger& ledger) {
-  return std::make_shared<PrefixTier>(std::move(cache), std::move(options), ledger);
+                                         PrefixTierOptions options,
+                                         std::shared_ptr<PrefixTierBudget> budget, Ledger& ledger) {
+  return std::make_shared<PrefixTier>(std::move(cache), std::move(options), std::move(budget),
+                                      ledger);
 }
 
 }  // namespace plimsoll::storage

@@ -5,6 +5,7 @@
 // into the cache and reads what was asked for, the latter first.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -20,13 +21,29 @@ struct PrefixTierOptions {
   std::string variant;  // whatever else the bits of a block hang on: how it computes, of what type
   std::uint32_t block_tokens = 16;
   std::uint64_t block_bytes = 0;
-  std::uint64_t offer_bytes = 16_MiB;   // blocks on their way into the cache
-  std::uint64_t fetch_bytes = 128_MiB;  // and out of it
+};
+
+// Of all tiers of a process together: blocks on their way into the cache, and out of it.
+struct PrefixTierBudget {
+  PrefixTierBudget(std::uint64_t offer, std::uint64_t fetch)
+      : offer_bytes(offer), fetch_bytes(fetch) {}
+  const std::uint64_t offer_bytes, fetch_bytes;
+  std::atomic<std::uint64_t> offered{0}, fetched{0};
+
+  // Takes so many bytes of what `limit` leaves, if it leaves them.
+  static bool take(std::atomic<std::uint64_t>& taken, std::uint64_t limit, std::uint64_t bytes) {
+    auto before = taken.load();
+    do {
+      if (before + bytes > limit) return false;
+    } while (!taken.compare_exchange_weak(before, before + bytes));
+    return true;
+  }
 };
 
 // Buffers are charged to prefix_cache, by tenant. The ledger outlives the tier. Its destruction
 // puts what was offered into the cache, for a few seconds at most.
 std::shared_ptr<KvTier> make_prefix_tier(std::shared_ptr<DiskCache> cache,
-                                         PrefixTierOptions options, Ledger& ledger);
+                                         PrefixTierOptions options,
+                                         std::shared_ptr<PrefixTierBudget> budget, Ledger& ledger);
 
 }  // namespace plimsoll::storage

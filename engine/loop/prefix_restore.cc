@@ -65,6 +65,10 @@ bool PrefixRestore::waits(Sequence& sequence, Clock::time_point now, std::uint32
   if (!sequence.fetch->done() && now < sequence.fetch_until) return true;
   put_into_tree(sequence, tenant_blocks, make_room);
   sequence.fetch.reset();
+  // There may be more than could come at once.
+  const auto target = std::span(sequence.tokens).first(sequence.target());
+  sequence.looked_up =
+      tree_.known(sequence.salt, target) <= sequence.fetch_first * pool_.layout().block_tokens;
   return false;
 }
 

@@ -37,7 +37,7 @@ class PrefixTierTest : public DiskCacheTest {
     shared_ = std::move(*cache);
     const KvLayout layout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16};
     config_.tier =
-        make_prefix_tier(shared_, {"fake@1", variant, 16, layout.block_bytes()}, ledger_);
+        make_prefix_tier(shared_, {"fake@1", variant, 16, layout.block_bytes()}, budget_, ledger_);
     engine_ = std::make_unique<EngineHarness>(config_, 64);
   }
   std::uint32_t cached_of(const SequenceRequest& request) {
@@ -49,6 +49,8 @@ class PrefixTierTest : public DiskCacheTest {
   }
 
   EngineConfig config_;
+  const std::shared_ptr<PrefixTierBudget> budget_ =
+      std::make_shared<PrefixTierBudget>(64_KiB, 8_KiB);
   std::shared_ptr<DiskCache> shared_;
   std::unique_ptr<EngineHarness> engine_;
 };
@@ -68,6 +70,7 @@ TEST_F(PrefixTierTest, ARestartFindsWhatWasComputed) {
   start("int8");
   EXPECT_EQ(cached_of(make_request(5, prompt, 10)), 0U) << "blocks of another type";
   stop();
+  EXPECT_EQ(budget_->offered + budget_->fetched, 0U);
   EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", TenantId("alice")).bytes(), 0);
   EXPECT_THAT(troubles(), ::testing::IsEmpty());
 }
