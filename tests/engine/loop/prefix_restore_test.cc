@@ -192,7 +192,12 @@ TEST_F(PrefixRestoreTest, WhatIsLostInBetweenIsComputed) {
   run(make_request(1, prompt, 10));
   start();
   tier_->mood = MemoryTier::Mood::half;
-  EXPECT_EQ(run(make_request(2, prompt, 10)).cached_tokens, 96U);
+  // What did not come is asked for again, as long as anything comes.
+  const auto usage = run(make_request(2, prompt, 10));
+  EXPECT_GT(usage.cached_tokens, 96U);
+  EXPECT_LT(usage.cached_tokens, 192U);
+  EXPECT_GT(tier_->fetches, 2);
+  EXPECT_LT(tier_->fetches, 6);
 }
 
 TEST_F(PrefixRestoreTest, NothingIsReadWhereComputingIsFaster) {
