@@ -230,6 +230,7 @@ class Bert final : public EmbeddingModel {
     std::span<float> position;  // [hidden], a row for each thread
     std::span<float> attention_scratch;
     std::span<std::byte> quantized;
+    std::span<std::byte> rest;  // what `quantized` lost: short texts have little to average it out
   };
   struct Sizes {
     StepLimits limits;
@@ -252,10 +253,12 @@ class Bert final : public EmbeddingModel {
     b.position = memory.template take<float>(threads * hidden);
     b.attention_scratch =
         memory.template take<float>(threads * attention_scratch_floats(attention_shape(config)));
-    b.quantized = memory.template take<std::byte>(
+    const std::size_t quantized_bytes =
         sizes.packed
             ? QuantizedActivations::bytes(tokens, std::max(hidden, std::size_t{config.ffn}))
-            : 0);
+            : 0;
+    b.quantized = memory.template take<std::byte>(quantized_bytes);
+    b.rest = memory.template take<std::byte>(quantized_bytes);
     return b;
   }
 
@@ -368,18 +371,24 @@ void Bert::pool(std::size_t first, std::size_t tokens, float* out) const {
 void Bert::quantize_for(const BertLinear& w, const float* in, std::size_t tokens) {
   if (w.weight.packed.empty()) return;
   const std::size_t cols = w.weight.cols();
-  quantize_activations(in, cols, tokens, cols,
-                       QuantizedActivations::in(b_.quantized.data(), tokens, cols), pool_);
+  const auto quantized = QuantizedActivations::in(b_.quantized.data(), tokens, cols);
+  const auto rest = QuantizedActivations::in(b_.rest.data(), tokens, cols);
+  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+    quantize_tokens(in, cols, tokens, cols, begin, end, quantized, &rest);
+  });
 }
 
 void Bert::apply(const BertLinear& w, const float* in, std::size_t tokens, float* out) {
   const std::size_t cols = w.weight.cols();
   const std::size_t rows = w.weight.rows();
-  const Product product{&w.weight, out, rows};
-  matmul({&product, 1}, in, cols,
-         w.weight.packed.empty() ? QuantizedActivations{}
-                                 : QuantizedActivations::in(b_.quantized.data(), tokens, cols),
-         tokens, pool_);
+  QuantizedActivations quantized, rest;
+  Product product{&w.weight, out, rows};
+  if (!w.weight.packed.empty()) {
+    quantized = QuantizedActivations::in(b_.quantized.data(), tokens, cols);
+    rest = QuantizedActivations::in(b_.rest.data(), tokens, cols);
+    product.rest = &rest;
+  }
+  matmul({&product, 1}, in, cols, quantized, tokens, pool_);
   pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t t = begin; t < end; ++t) add(out + t * rows, w.bias, rows, out + t * rows);
   });

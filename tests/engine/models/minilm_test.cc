@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "tests/engine/models/model_runner.h"
+#include "tests/engine/models/tiny_model.h"
 
 namespace plimsoll {
 namespace {
@@ -44,6 +45,31 @@ class MiniLm : public ::testing::Test {
   std::vector<std::vector<TokenId>> inputs_;
   std::vector<std::vector<float>> expected_;
 };
+
+TEST_F(MiniLm, Int8PointsTheSameWay) {
+  TemporaryFolder cache;
+  Ledger ledger;
+  const auto model = load_embedding_model(path_, {.model_version = "m@int8",
+                                                  .compute = ComputeMode::int8,
+                                                  .cache_directory = cache.path(),
+                                                  .limits = {.tokens = 1024},
+                                                  .ledger = &ledger,
+                                                  .pool = &pool_,
+                                                  .progress = {}});
+  ASSERT_TRUE(model) << to_string(model.error());
+  const std::size_t n = (*model)->info().hidden;
+  double least = 1;
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    const std::span<const TokenId> input = inputs_[i];
+    std::vector<float> got(n);
+    (*model)->embed({&input, 1}, got.data());
+    double cosine = 0;
+    for (std::size_t j = 0; j < n; ++j) cosine += got[j] * expected_[i][j];
+    least = std::min(least, cosine);
+  }
+  std::cout << "least cosine " << least << "\n";
+  EXPECT_GT(least, 0.999);
+}
 
 TEST_F(MiniLm, EqualsTheReferenceInOneBatchAndAlone) {
   const std::size_t n = model_->info().hidden;
