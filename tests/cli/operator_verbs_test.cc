@@ -299,6 +299,8 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
                         "4096",
                         "--generated-tokens",
                         "256",
+                        "--request-tokens",
+                        "5000",
                         "--deadline",
                         "30s",
                         "--models",
