@@ -71,8 +71,8 @@ class Run {
       nodes_.push_back(start_node(*system_, i, options, tally_.emissions, ledger_, clock_));
       introduce(router_, nodes_.back(), {node_name(i), 1, 1.0, {"m"}, "local", ""});
     }
-    services_.emplace(RequestServices{ledger_, *board_, metrics_, history_, open_, memory_, router_,
-                                      options.window, std::chrono::seconds(600)});
+    services_.emplace(RequestServices{ledger_, *board_, metrics_, history_, open_, memory_, nullptr,
+                                      router_, options.window, std::chrono::seconds(600)});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", pretend::byte_model_text(), 8192),
                    ModelKind::causal,
