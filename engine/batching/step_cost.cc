@@ -100,6 +100,8 @@ void StepCostEstimate::fit() {
       all[i][terms] += weight * x[i] * mean.seconds;
     }
   }
+  // What cannot be told from the number of tokens is theirs (a little ridge on the others).
+  for (const std::size_t i : {2, 3}) all[i][i] *= 1.01;
   // A coefficient below nothing is none: it is left out, and the others are fitted again.
   std::array<bool, terms> used = {true, true, true, true};
   Terms fitted{};
@@ -120,7 +122,11 @@ void StepCostEstimate::fit() {
     used[left_out] = false;
   }
   for (double& value : fitted) value = std::max(0.0, value);
-  if (fitted[1] > 0) cost_ = {fitted[0], fitted[1], fitted[2], fitted[3]};
+  // A token that costs nothing would make every queue short.
+  fitted[1] = std::max(fitted[1], 1e-3 * fitted[0]);
+  if (fitted[1] == 0) return;
+  cost_ = {fitted[0], fitted[1], fitted[2], fitted[3]};
+  sure_ = true;
 }
 
 }  // namespace plimsoll

@@ -35,6 +35,7 @@ class StepCostEstimate {
   // Unknown (all zero) until a step was seen. As long as all were about the same size, their whole
   // time is taken to be their tokens'.
   const StepCost& cost() const { return cost_; }
+  bool sure() const { return sure_; }  // steps of different sizes were seen
 
  private:
   // By their binary logarithms: tokens, mean positions attended to, rows.
@@ -49,6 +50,7 @@ class StepCostEstimate {
   std::array<std::uint16_t, sizes * contexts * row_counts> index_{};  // in means_, from 1 on
   std::vector<Mean> means_;
   StepCost cost_;
+  bool sure_ = false;
 };
 
 }  // namespace plimsoll

@@ -688,7 +688,7 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
 
 // Under mutex_: what is ahead of whoever comes next.
 void LoopEngine::publish_backlogs() {
-  cost_ = costs_.cost();
+  cost_ = costs_.sure() ? costs_.cost() : StepCost{};
   uncached_share_ = computed_share_;
   lateness_ = lateness_bound_.factor();
   for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0, 0};

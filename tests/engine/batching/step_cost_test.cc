@@ -75,6 +75,16 @@ TEST(StepCost, CoefficientsAreNeverNegative) {
   EXPECT_GE(estimate.cost().per_row, 0);
 }
 
+TEST(StepCost, StepsThatAllTakeTheSameHaveABaseAndHardlyAnyTokens) {
+  StepCostEstimate estimate;
+  for (int i = 0; i < 20; ++i) estimate.add(1, 100, 1, 0.03);
+  EXPECT_FALSE(estimate.sure());
+  for (int i = 0; i < 5; ++i) estimate.add(64, 6400, 64, 0.03);
+  EXPECT_TRUE(estimate.sure());
+  EXPECT_NEAR(estimate.cost().base, 0.03, 0.001);
+  EXPECT_LT(estimate.cost().added(0, 500), 0.02);
+}
+
 TEST(StepCost, SaysHowManyTokensFitIntoATime) {
   const StepCost cost{0.004, 0.0005, 1e-7};
   for (const std::uint32_t context : {0U, 500U, 8000U}) {
