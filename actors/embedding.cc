@@ -54,7 +54,7 @@ struct EmbedState {
     }
     open->request.inputs.clear();
     open->request.inputs.shrink_to_fit();
-    open->memory.resize(usage.prompt_tokens * sizeof(TokenId) +
+    open->memory.resize(open_request_bytes + usage.prompt_tokens * sizeof(TokenId) +
                         message.inputs.size() * sizeof(std::vector<TokenId>));
     message.charge = std::make_shared<Charge>(open->memory.hand_over());
     submitted = true;

@@ -14,7 +14,8 @@ std::uint64_t random_bits() {
 }
 
 std::uint64_t heap_bytes(const GenerateRequest& request) {
-  std::uint64_t bytes = sizeof(request);
+  const auto choices = std::clamp(request.choices, 1U, RequestLimits::choices);
+  std::uint64_t bytes = open_request_bytes + choices * open_choice_bytes;
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
     for (const auto& m : *messages) bytes += sizeof(m) + m.role.capacity() + m.content.capacity();
   } else if (const auto* text = std::get_if<std::string>(&request.input)) {
@@ -31,7 +32,7 @@ std::uint64_t heap_bytes(const GenerateRequest& request) {
 }
 
 std::uint64_t heap_bytes(const EmbedRequest& request) {
-  std::uint64_t bytes = sizeof(request);
+  std::uint64_t bytes = open_request_bytes;
   for (const auto& input : request.inputs) {
     bytes += sizeof(input);
     if (const auto* text = std::get_if<std::string>(&input)) {

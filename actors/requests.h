@@ -34,6 +34,12 @@ struct RequestServices {
   std::chrono::milliseconds deadline;
 };
 
+// What a request takes while it is open, beside its text and tokens, and each of its choices:
+// actors and their messages, what callers and the router keep of it. As a heap profile of thousands
+// that wait has it; a choice has room for what its engine needs beside tokens, too.
+inline constexpr std::uint64_t open_request_bytes = 2560;
+inline constexpr std::uint64_t open_choice_bytes = 3840;
+
 // A request as it came. `id` is the first of as many ids as it has choices.
 struct OpenGeneration {
   RequestServices* services;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "actors/request_memory.h"
+#include "actors/requests.h"
 #include "engine/loop/embedding_engine.h"
 #include "engine/loop/engine.h"
 #include "engine/memory/process_memory.h"
@@ -17,7 +18,9 @@ namespace {
 using cluster::PlanRow;
 
 // What threads, connections to routers and stores, and the allocator's caches take once all is up.
-constexpr std::uint64_t started_bytes = 4_MiB;
+constexpr std::uint64_t started_bytes = 1_MiB;
+// A sequence that waits in its engine, beside its tokens.
+constexpr std::uint64_t waiting_bytes = 1024;
 // A pool that is smaller than this many tokens is of little use: better to lower something else.
 constexpr std::uint32_t least_pool_tokens = 1024;
 // Of a machine that has other uses too, and no limit for this one.
@@ -90,19 +93,29 @@ void add_model(const PlannedModel& model, const EngineSettings& engine,
        engine.kv_bytes});
 }
 
-// A sequence that waits has its tokens in its engine too, beside what its request holds.
+// A sequence that waits is in its engine too, with its tokens and room for those to come, of which
+// the first page is touched.
 void add_queues(const Caps& caps, std::uint64_t limit_bytes,
                 const std::vector<PlannedModel>& models, cluster::SizingNeeds& needs) {
-  std::uint64_t tokens = 0;
+  constexpr std::uint64_t page_bytes = 4096;
+  constexpr double request_bytes = open_request_bytes + open_choice_bytes;
+  std::uint64_t all = 0;
+  double most = 0;  // of what its request takes of the budget
   for (const auto& model : models) {
     if (model.info.kind != ModelKind::causal) continue;
-    tokens += std::uint64_t{caps.engine.queue_length} *
-              std::min(caps.engine.context_tokens, model.context_tokens);
+    const std::uint64_t tokens =
+        sizeof(TokenId) * std::min(caps.engine.context_tokens, model.context_tokens);
+    const auto longest = static_cast<double>(tokens);
+    const auto shortest = static_cast<double>(std::min(tokens, page_bytes));
+    all += caps.engine.queue_length * (waiting_bytes + tokens);
+    most = std::max({most, (waiting_bytes + shortest) / request_bytes,
+                     (waiting_bytes + longest) / (request_bytes + longest)});
   }
-  if (tokens == 0) return;
+  if (all == 0) return;
   const auto requests = request_memory_bytes(limit_bytes, caps.http.body_bytes);
-  needs.rows.push_back({"queues", "", std::min(tokens * sizeof(TokenId), requests),
-                        "tokens of what waits, of all that the requests may hold"});
+  const auto bytes =
+      std::min(all, static_cast<std::uint64_t>(most * static_cast<double>(requests)));
+  needs.rows.push_back({"queues", "", bytes, "of as many sequences as the requests may be"});
 }
 
 }  // namespace

@@ -116,13 +116,16 @@ struct StreamState {
       prompt_text =
           text != nullptr ? replace_ill_formed(*text) : tokenizer().decode(*prompt, false);
     }
+    prompt->shrink_to_fit();  // the router keeps it
     submit.prompt = std::move(*prompt);
     open->request.input = std::string();  // the text has become tokens
     open->request.stop.clear();
     open->request.resumed.clear();
-    // What the router keeps for a replay, and this actor. The engine charges its own copy.
-    open->memory.resize(prompt_text.capacity() + usage.prompt_tokens * sizeof(TokenId) +
-                        choices.size() * sizeof(Choice));
+    // What the router keeps for a replay, and this actor. The engine charges its own copies, but
+    // there is room for them only if every choice takes its part of the budget.
+    open->memory.resize(open_request_bytes + prompt_text.capacity() +
+                        choices.size() *
+                            (open_choice_bytes + usage.prompt_tokens * sizeof(TokenId)));
     open->generated.resize(usage.completion_tokens * sizeof(TokenId));
     times = open->services->metrics.token_times(model.name());
     submitted = true;

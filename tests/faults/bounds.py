@@ -9,11 +9,8 @@ import hostile
 from drill import CHAT, EMBED, MIB
 from traffic import COMPLETIONS, EMBEDDINGS
 
-# Each is one token or two of the model, and long for that.
-LONG_WORDS = (
-    " international development understanding information government relationship environmental"
-    " responsibility communication professional significantly traditional administration"
-).split()
+# What a request of one short prompt takes of the budget while it waits (actors/requests.h).
+WAITING_BYTES = 6400 + 4 * 20
 
 
 class Anonymous(threading.Thread):
@@ -25,8 +22,11 @@ class Anonymous(threading.Thread):
         self.start()
 
     def now(self):
-        with open(self.path) as status:
-            found = re.search(r"RssAnon:\s+(\d+)", status.read())
+        try:
+            with open(self.path) as status:
+                found = re.search(r"RssAnon:\s+(\d+)", status.read())
+        except FileNotFoundError:
+            found = None
         return int(found[1]) * 1024 if found else 0  # it has ended
 
     def run(self):
@@ -67,14 +67,11 @@ async def fill_pool(client, rng, context, pool_tokens):
             assert out.state == "finished", out
 
 
-async def largest_steps(client, rng, max_batch):
-    """As many sequences as a step may have, each of a single block."""
-    sent = []
-    for _ in range(2 * max_batch):
-        body = hostile.completion(hostile.tokens(rng, 5), 10, False, temperature=1)
-        sent.append(client.send(COMPLETIONS, body, timeout=120))
-    states = [out.state for out in await asyncio.gather(*sent)]
-    assert "finished" in states, states
+async def most_logits(client, rng, context):
+    """A prompt that is scored takes as many rows of logits as a step may have."""
+    body = hostile.completion(hostile.tokens(rng, context // 2), 0, False, echo=True, logprobs=0)
+    out = await client.send(COMPLETIONS, body)
+    assert out.state == "finished", out
 
 
 class Held:
@@ -94,21 +91,22 @@ class Held:
             writer = await self._connect()
             writer.write(b"POST / HTTP/1.1\r\nX-Filler: " + b"f" * (header_bytes - 1000))
 
-    async def requests(self, rng, count, budget, context):
-        """`count` times many long texts that wait for their turn: more than the budget in all."""
-        words = context // 3
-        for _ in range(count):
-            text = " ".join(rng.choices(LONG_WORDS, k=words))
-            prompts = [f"{rng.random()} {text}" for _ in range(max(1, int(budget / 4 / len(text))))]
-            body = hostile.completion(prompts[:100], context // 4)
-            self.writers.append((await self.client.open(COMPLETIONS, body, 4096))[1])
+    async def requests(self, rng, client, share, context):
+        """As many as `share` bytes of the budget hold, in two bodies. They wait for their turn, and
+        nobody reads the answers. Short prompts leave most to be generated, for which there is room."""
+        count = int(share / WAITING_BYTES)
+        for part in (count // 2, count - count // 2):
+            prompts = [hostile.tokens(rng, 20) for _ in range(part)]
+            body = hostile.completion(prompts, context - 20)
+            self.writers.append((await client.open(COMPLETIONS, body, 4096))[1])
 
     def close(self):
         for writer in self.writers:
             writer.close()
 
 
-async def largest_embeddings(client, rng):
-    inputs = [" ".join(rng.choices(hostile.WORDS, k=200)) for _ in range(24)]
+async def largest_embeddings(client, rng, context):
+    words = min(context, 256) - 20  # the model takes no longer ones
+    inputs = [" ".join(rng.choices(hostile.WORDS, k=words)) for _ in range(24)]
     out = await client.send(EMBEDDINGS, {"model": EMBED, "input": inputs})
     assert out.state == "finished", out

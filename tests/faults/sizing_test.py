@@ -10,7 +10,7 @@ import pytest
 import bounds
 from drill import CHAT, EMBED, MIB, Drill, Refused, tenant_entry
 
-TENANTS = [f"t{i}" for i in range(12)]  # one alone gets half of the memory for requests
+TENANTS = [f"t{i}" for i in range(30)]  # each gets a 31st of the memory for requests
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Case:
     kv_type: str = "f16"
     kv: str = "16MiB"
     limit: str = "128MiB"
-    connections: int = 64
+    connections: int = 96
     embeds: bool = False
 
     def __str__(self):
@@ -42,6 +42,7 @@ class Case:
             "engine_chunk_tokens": self.step,
             "engine_max_batch": self.batch,
             "engine_queue_length": 4000,
+            "engine_ttft_objective": "1h",
             "http_body_limit": "1MiB",
             "http_connections": self.connections,
             "rpc_connections": 4,
@@ -52,13 +53,15 @@ class Case:
 
 SHORT = [
     Case(),
+    Case(kv="auto", kv_type="int8", limit="80MiB", step=128, batch=8),
+    Case(embeds=True, limit="192MiB"),
+]
+LONG = [
     Case(step=512, batch=48, kv="32MiB"),
     Case(context=1024, step=64, batch=4, kv="24MiB"),
     Case(kv_type="int8", kv="12MiB"),
     Case(kv="auto", limit="96MiB", step=128, batch=8),
-    Case(embeds=True, limit="192MiB"),
-]
-LONG = [
+] + [
     Case(context=context, step=step, batch=batch, kv_type=kv_type, kv=kv, limit=limit, embeds=embeds)
     for context, step, batch in ((512, 128, 8), (2048, 512, 32), (4096, 1024, 128))
     for kv_type in ("f16", "int8")
@@ -78,16 +81,16 @@ async def drive(case, server, plan, anonymous):
     client = server.client(TENANTS[0])
     pool_tokens = int(plan[("kv", CHAT)] / case.token_bytes)
     await bounds.fill_pool(client, rng, min(case.context, pool_tokens), pool_tokens)
-    await bounds.largest_steps(client, rng, case.batch)
+    await bounds.most_logits(client, rng, case.context)
     held = bounds.Held(client)
     try:
         if case.embeds:
-            await bounds.largest_embeddings(client, rng)
-        await held.connections(case.connections - 2 * len(TENANTS) - 2, 16384)
+            await bounds.largest_embeddings(client, rng, case.context)
+        await held.connections(case.connections - 2 * len(TENANTS) - 4, 16384)
         await asyncio.sleep(0.5)
         for tenant in TENANTS:
-            held.client = server.client(tenant)
-            await held.requests(rng, 2, plan[("requests",)], case.context)
+            share = plan[("requests",)] / (len(TENANTS) + 1)
+            await held.requests(rng, server.client(tenant), share, case.context)
         await bounds.settled(anonymous)
     finally:
         held.close()
@@ -113,7 +116,8 @@ def test_the_plan_is_what_it_comes_to(case, tmp_path):
 
 def test_a_full_pool_does_not_shed(tmp_path):
     """With everything left to the plan: the limit is all that an operator gives."""
-    server = Drill(tmp_path, None, [tenant_entry("t0")], memory_limit="160MiB")
+    settings = {"memory_limit": "128MiB", "engine_ttft_objective": "1h"}
+    server = Drill(tmp_path, None, [tenant_entry("t0")], **settings)
     try:
         plan = bounds.plan_of(server.welcome)
         tokens = int(plan[("kv", CHAT)] / Case().token_bytes)
@@ -121,6 +125,7 @@ def test_a_full_pool_does_not_shed(tmp_path):
         asyncio.run(bounds.fill_pool(client, random.Random(1), min(1024, tokens), tokens))
         events = server.events()
         kinds = {event["kind"] for event in events}
+        print("\nfull:", [(event["kind"], event["level"]) for event in events])
         assert not {"preempt", "cancel", "refuse"} & kinds, events
         assert "red" not in [event["level"] for event in events if event["kind"] == "level"], events
     finally:
