@@ -59,10 +59,11 @@ async def fill_pool(client, rng, context, pool_tokens):
     """Different prompts, which stay in the prefix cache, until no block was never used."""
     count = pool_tokens // (context - 20) + 2
     for start in range(0, count, 3):
-        sent = [
-            client.send(COMPLETIONS, hostile.completion(hostile.tokens(rng, context - 20), 1, False))
+        bodies = [
+            hostile.completion(hostile.tokens(rng, context - 20), 1, False)
             for _ in range(min(3, count - start))
         ]
+        sent = [client.send(COMPLETIONS, body, timeout=300) for body in bodies]
         for out in await asyncio.gather(*sent):
             assert out.state == "finished", out
 
