@@ -132,14 +132,14 @@ TEST(ModelLoader, AnUnloadedModelGivesAllItsMemoryBack) {
 }
 
 TEST(ModelLoader, RefusesKvMemoryThatDoesNotFit) {
-  LoadingNode house(20_MiB);  // all else and the KV of two models, but not of three
+  LoadingNode house(16_MiB);  // all else and the KV of two models, but not of three
   house.load("a");
   ASSERT_FALSE(house.settled("a").version.empty());
   house.load("b");
   house.load("c");
   house.settled("b");
   const auto refused = house.settled("c");
-  for (const char* said : {"the plan needs", "of 20 MiB, memory_limit", "3.0 MiB of them KV memory",
+  for (const char* said : {"the plan needs", "of 16 MiB, memory_limit", "3.0 MiB of them KV memory",
                            "unload another model"}) {
     EXPECT_NE(refused.error.find(said), std::string::npos) << refused.error;
   }

@@ -57,15 +57,10 @@ def plan_of(welcome):
 
 async def fill_pool(client, rng, context, pool_tokens):
     """Different prompts, which stay in the prefix cache, until no block was never used."""
-    count = pool_tokens // (context - 20) + 2
-    for start in range(0, count, 3):
-        bodies = [
-            hostile.completion(hostile.tokens(rng, context - 20), 1, False)
-            for _ in range(min(3, count - start))
-        ]
-        sent = [client.send(COMPLETIONS, body, timeout=300) for body in bodies]
-        for out in await asyncio.gather(*sent):
-            assert out.state == "finished", out
+    for _ in range(pool_tokens // (context - 20) + 2):
+        body = hostile.completion(hostile.tokens(rng, context - 20), 1, False)
+        out = await client.send(COMPLETIONS, body)
+        assert out.state == "finished", out
 
 
 async def most_logits(client, rng, context):
