@@ -95,6 +95,7 @@ class Held:
             prompts = [hostile.tokens(rng, 20) for _ in range(part)]
             body = hostile.completion(prompts, context - 20)
             self.writers.append((await client.open(COMPLETIONS, body, 4096))[1])
+            await asyncio.sleep(0.05)  # what reading it takes is given back, for the next
 
     def close(self):
         for writer in self.writers:
