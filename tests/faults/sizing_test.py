@@ -91,6 +91,7 @@ async def drive(case, server, plan, anonymous):
         for tenant in TENANTS:
             share = plan[("requests",)] / (len(TENANTS) + 1)
             await held.requests(rng, server.client(tenant), share, case.context)
+        await bounds.holds_requests(server, 0.9 * plan[("requests",)])
         await bounds.settled(anonymous)
     finally:
         held.close()
