@@ -323,7 +323,8 @@ PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, 
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
                  x.max_new_tokens, x.any_length, x.stop_tokens, x.deadline_ms, x.weight,
-                 x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes, x.kv_token_bytes, x.sequences)
+                 x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes,
+                 x.kv_token_bytes, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

@@ -58,8 +58,8 @@ class ModelLoader {
   // Errors: resource_exhausted, if they do not fit under the memory limit.
   Result<cluster::MemoryPlan> plan(const std::vector<std::pair<ModelConfig, ModelEntry>>& models);
   // The weights, and a thread that runs them. May lower entry.context_tokens to what the KV memory
-  // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if it is in
-  // no plan and does not fit under the memory limit beside what is promised already.
+  // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if it is
+  // in no plan and does not fit under the memory limit beside what is promised already.
   Result<ServedEngine> load_engine(const ModelConfig& model, ModelEntry& entry,
                                    const Progress& progress = {});
 

@@ -23,9 +23,9 @@ struct ServedEngine {
   std::unique_ptr<ThreadPool> pool;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<EmbeddingEngine> embedding;
-  std::string version;   // "name@hash"
-  bool placed = false;   // by LoadModel, not by the configuration
-  Charge promised{};     // what it may come to: its KV, weights that are not mapped, its steps
+  std::string version;  // "name@hash"
+  bool placed = false;  // by LoadModel, not by the configuration
+  Charge promised{};    // what it may come to: its KV, weights that are not mapped, its steps
 };
 
 // Where engine threads post what they have made. Filled in by the node when it starts, which is

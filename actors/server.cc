@@ -171,8 +171,9 @@ struct Server::Impl {
     if (router) {
       if (auto up = call(self, router, CancelSequences{}); !up) return up;
     }
-    services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory, cache.get(), router,
-                                     config.stream_window_tokens, config.request_deadline});
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory,
+                                     cache.get(), router, config.stream_window_tokens,
+                                     config.request_deadline});
     if (!routes()) served.clear();
     frontend.emplace(*system, *services, std::move(served),
                      Access{directory.get(), config.is_open()});

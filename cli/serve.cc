@@ -15,6 +15,7 @@
 #include "actors/server.h"
 #include "cli/exit_codes.h"
 #include "cli/verbs.h"
+#include "engine/base/thread_slice.h"
 
 namespace plimsoll::cli {
 
@@ -104,6 +105,7 @@ int serve(const Config& config) {
   sigaddset(&signals, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  set_short_slice();  // of all threads but those that compute, which take the usual one
   start_logging(config.log_level);
 
   const auto refuse = [](const Error& error) {

@@ -166,19 +166,28 @@ void Planner::find_greedy() {
   double weights = 0;
   for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
     Tenant& tenant = tenants_[t];
-    tenant.greedy = false;
-    if (tenant.used == 0 && tenant.next == 0) continue;
+    if (tenant.used == 0 && tenant.next == 0) {
+      tenant.greedy = false;
+      continue;
+    }
     by_demand_.push_back(t);
     weights += tenant.weight;
   }
-  if (!cost_.known() || by_demand_.size() < 2) return;
+  if (!cost_.known() || by_demand_.size() < 2) {
+    for (const std::uint32_t t : by_demand_) tenants_[t].greedy = false;
+    return;
+  }
   const auto demand = [&](std::uint32_t t) { return tenants_[t].used + tenants_[t].wanted; };
-  std::ranges::sort(by_demand_, {}, [&](std::uint32_t t) { return demand(t) / tenants_[t].weight; });
+  std::ranges::sort(by_demand_, {},
+                    [&](std::uint32_t t) { return demand(t) / tenants_[t].weight; });
   double left = usable_share * memory_seconds;
   for (const std::uint32_t t : by_demand_) {
     Tenant& tenant = tenants_[t];
-    tenant.greedy = demand(t) * weights > left * tenant.weight;
-    if (tenant.greedy) continue;  // so are all behind it
+    // Whoever is greedy stays so until it wants much less: held back it has less, and would have to
+    // be found out again and again.
+    const double level = (tenant.greedy ? 0.5 : 1.0) * left * tenant.weight;
+    tenant.greedy = demand(t) * weights > level;
+    if (tenant.greedy) continue;
     left -= demand(t);
     weights -= tenant.weight;
   }
@@ -217,7 +226,8 @@ void Planner::plan_greedy() {
   plan_prefills(true);
   if (!greedy_decodes_first_) plan_decodes(true);
   if (plan_.chunks.size() > before) greedy_decodes_first_ = !greedy_decodes_first_ || !may_come;
-  greedy_credit_ = beside && may_come ? std::clamp(seconds_left_, 0.0, limits_.greedy_step_seconds) : 0;
+  greedy_credit_ =
+      beside && may_come ? std::clamp(seconds_left_, 0.0, limits_.greedy_step_seconds) : 0;
 }
 
 // Of `tokens`, as many as there is time for.

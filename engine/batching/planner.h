@@ -43,7 +43,7 @@ struct PlannerLimits {
   // Blocks that are kept for each class: the others may not take them.
   std::array<std::uint32_t, capacity_classes> headroom{};
   // Of a step of greedy tenants alone, while others may come.
-  double greedy_step_seconds = 0.012;
+  double greedy_step_seconds = 0.006;
 };
 
 struct PlannerSequence {
@@ -232,8 +232,8 @@ class Planner {
   std::int64_t available_ = 0;
   std::uint32_t places_cap_ = 0;
   std::uint32_t chunks_left_ = 0, tokens_left_ = 0, rows_left_ = 0;
-  double planned_seconds_ = 0;  // that all chunks add to the step
-  double seconds_left_ = 0;     // for those that are planned now
+  double planned_seconds_ = 0;            // that all chunks add to the step
+  double seconds_left_ = 0;               // for those that are planned now
   std::vector<std::uint32_t> by_demand_;  // tenants
 };
 

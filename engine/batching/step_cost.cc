@@ -60,9 +60,9 @@ void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::ui
   const auto bits = [](std::uint64_t value, std::size_t most) {
     return std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(value)), most - 1);
   };
-  const std::size_t at = (bits(tokens, sizes) * contexts + bits(attended / tokens / 16, contexts)) *
-                             row_counts +
-                         bits(rows, row_counts);
+  const std::size_t at =
+      (bits(tokens, sizes) * contexts + bits(attended / tokens / 16, contexts)) * row_counts +
+      bits(rows, row_counts);
   if (index_[at] == 0) {
     means_.emplace_back();
     index_[at] = static_cast<std::uint16_t>(means_.size());

@@ -9,9 +9,9 @@
 
 namespace plimsoll {
 
-// seconds = base + per_token * tokens + per_attended * attended + per_row * rows, where a token that
-// attends to n positions counts n, and rows are those of logits, each with what is sampled from it.
-// The base is what a step takes however little is in it: reading the weights.
+// seconds = base + per_token * tokens + per_attended * attended + per_row * rows, where a token
+// that attends to n positions counts n, and rows are those of logits, each with what is sampled
+// from it. The base is what a step takes however little is in it: reading the weights.
 struct StepCost {
   double base = 0;
   double per_token = 0;

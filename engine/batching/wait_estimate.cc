@@ -15,8 +15,7 @@ double expected_wait(const Backlog& own, double seconds, std::span<const Backlog
     ahead_seconds += std::min(other.seconds, (own.seconds + seconds) * share);
     ahead += std::min<double>(other.waiting, (own.waiting + 1) * share);
   }
-  const bool place_is_due =
-      (own.running + own.waiting + 1.0) * weights <= own.weight * pace.places;
+  const bool place_is_due = (own.running + own.waiting + 1.0) * weights <= own.weight * pace.places;
   const double for_places =
       pace.starts_per_second > 0 && !place_is_due ? ahead / pace.starts_per_second : 0;
   return std::max(ahead_seconds * pace.stretch, for_places);

@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "engine/base/thread_slice.h"
 #include "engine/memory/arena.h"
 
 namespace plimsoll {
@@ -229,6 +230,7 @@ void LoopEmbeddingEngine::drain(Clock::time_point deadline) {
 // --- The engine's thread ---
 
 void LoopEmbeddingEngine::run() {
+  set_usual_slice();
   while (!take_mail()) {
     end_overdue();
     const bool worked = step();

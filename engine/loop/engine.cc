@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "engine/base/thread_slice.h"
 #include "engine/batching/length_estimate.h"
 #include "engine/batching/planner.h"
 #include "engine/batching/step_cost.h"
@@ -34,7 +35,7 @@ constexpr std::uint32_t retry_ms = 1000;
 constexpr std::uint32_t tree_floor_divisor = 8;  // of the pool, what an orange level leaves cached
 constexpr std::size_t remembered_tenants = 1024;
 constexpr std::chrono::seconds offer_time{5};  // at the end, for what the prefix tree holds
-constexpr double mean_keep = 0.95;    // of a running mean, when a value is added to it
+constexpr double mean_keep = 0.95;             // of a running mean, when a value is added to it
 
 std::uint64_t logit_bytes(const StepLimits& limits, std::uint32_t vocab) {
   return std::uint64_t{limits.logit_rows} * vocab * sizeof(float);
@@ -156,10 +157,10 @@ class LoopEngine final : public Engine {
   std::vector<std::unique_ptr<Sequence>> inbox_;
   std::unordered_map<RequestId, Sequence*> by_id_;
   std::unordered_map<TenantId, Load> loads_;
-  StepCost cost_;               // as last learnt
+  StepCost cost_;  // as last learnt
   Pace pace_;
-  double uncached_share_ = 1;  // of prompts, that has to be computed
-  double lateness_ = 1;        // by how much more expected waits are reckoned with
+  double uncached_share_ = 1;                  // of prompts, that has to be computed
+  double lateness_ = 1;                        // by how much more expected waits are reckoned with
   std::uint32_t queued_ = 0;                   // sequences that have not started
   PressureOrder order_{PressureLevel::green};  // the last one
   Clock::time_point ordered_at_{};
@@ -184,10 +185,10 @@ class LoopEngine final : public Engine {
   StepCostEstimate costs_;
   StartRate starts_;
   LatenessBound lateness_bound_;
-  bool queued_on_ = false;           // sequences waited on when the last step was planned
-  double computed_share_ = 1;        // of prompts lately
-  double step_seconds_ = 0;          // of steps lately, mean
-  Clock::time_point stepped_at_{};   // when the last one ended
+  bool queued_on_ = false;                    // sequences waited on when the last step was planned
+  double computed_share_ = 1;                 // of prompts lately
+  double step_seconds_ = 0;                   // of steps lately, mean
+  Clock::time_point stepped_at_{};            // when the last one ended
   std::optional<Clock::time_point> ends_at_;  // the drain's deadline
   bool ending_ = false;
   std::unordered_map<TenantId, Tenant> tenants_;
@@ -358,6 +359,7 @@ void LoopEngine::drain(Clock::time_point deadline) {
 // --- The engine's thread ---
 
 void LoopEngine::run() {
+  set_usual_slice();
   while (!take_mail()) {
     bool worked = false;
     try {
@@ -671,11 +673,12 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
   if (!batch_.empty()) {
     costs_.add(tokens, static_cast<std::uint64_t>(attended), rows, seconds);
     planner_.set_cost(costs_.cost());
-    step_seconds_ = step_seconds_ == 0 ? seconds
-                                       : mean_keep * step_seconds_ + (1 - mean_keep) * seconds;
+    step_seconds_ =
+        step_seconds_ == 0 ? seconds : mean_keep * step_seconds_ + (1 - mean_keep) * seconds;
   }
-  const double passed =
-      stepped_at_ == Clock::time_point{} ? 0 : std::chrono::duration<double>(end - stepped_at_).count();
+  const double passed = stepped_at_ == Clock::time_point{}
+                            ? 0
+                            : std::chrono::duration<double>(end - stepped_at_).count();
   stepped_at_ = end;
   planner_.pass(passed);
   for (std::size_t i = 0; i < batch_.size(); ++i) {
@@ -704,7 +707,8 @@ void LoopEngine::publish_backlogs() {
       add(*sequence, sequence->prompt_seconds);
       continue;
     }
-    const std::uint32_t missing = sequence->target() - std::min(sequence->computed, sequence->target());
+    const std::uint32_t missing =
+        sequence->target() - std::min(sequence->computed, sequence->target());
     if (sequence->emitted == 0) add(*sequence, cost_.added(sequence->computed, missing));
     const std::uint32_t reserved = sequence->reserve * config_.block_tokens;
     left += std::max<double>(missing, static_cast<double>(reserved) - sequence->computed);
@@ -901,7 +905,8 @@ void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
     sequence.tokens.push_back(token.id);
     if (sequence.emitted == 0 && sequence.expected_ttft > 0) {
       const auto passed = Clock::now() - sequence.submitted;
-      lateness_bound_.observe(sequence.expected_ttft, std::chrono::duration<double>(passed).count());
+      lateness_bound_.observe(sequence.expected_ttft,
+                              std::chrono::duration<double>(passed).count());
     }
     ++sequence.emitted;
     ++counters_.generated_tokens_total;

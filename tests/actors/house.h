@@ -81,8 +81,8 @@ struct House {
         router(spawn_router(system, {tenants(options), board, &ledger, settings(options),
                                      options.want_share, options.lease_patience})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
-    services.emplace(RequestServices{ledger, *board, metrics, history, open, memory, nullptr, router,
-                                     options.window, options.deadline});
+    services.emplace(RequestServices{ledger, *board, metrics, history, open, memory, nullptr,
+                                     router, options.window, options.deadline});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", byte_model_text(), options.context),
                    ModelKind::causal,

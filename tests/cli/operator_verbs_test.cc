@@ -310,8 +310,8 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
   expected.name = "t";
   expected.tier = cluster::Tier::best_effort;
   expected.is_operator = true;
-  expected.quota = {2.5,        1000,         200,  1.5, 7,      2ULL << 30, 64ULL << 20,
-                    1ULL << 30, 512ULL << 20, 4096, 256, 5000, 30'000, {"a", "b"}};
+  expected.quota = {2.5,        1000,         200,  1.5, 7,    2ULL << 30, 64ULL << 20,
+                    1ULL << 30, 512ULL << 20, 4096, 256, 5000, 30'000,     {"a", "b"}};
   EXPECT_THAT(administration_.created, ElementsAre(expected));
 }
 

@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/base/thread_slice.h"
 #include "hwy/cache_control.h"
 
 namespace plimsoll {
@@ -71,6 +72,7 @@ struct ThreadPool::State {
     }
   }
   void work() {
+    set_usual_slice();
     std::uint32_t seen = 0;
     for (;;) {
       seen = wait_for_change(round, seen, spin);

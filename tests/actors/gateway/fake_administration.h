@@ -175,8 +175,8 @@ class FakeAdministration final : public Administration {
     TenantView view;
     view.tenant.name = "acme";
     view.tenant.tier = cluster::Tier::guaranteed;
-    view.tenant.quota = {10,         5000,       800.5, 12,   32,     2ULL << 30, 1ULL << 29,
-                         3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000, {"llama"}};
+    view.tenant.quota = {10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
+                         3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
     view.tenant.keys = {{"ab12", 1'700'000'000, 0}, {"cd34", 1'600'000'000, 1'700'003'600}};
     view.home = {"node-a", "node-b"};
     view.sequences = 5;

@@ -159,8 +159,8 @@ TEST_F(RpcOperatorTest, ShowsTenants) {
   EXPECT_EQ(view.tenant.tier, "guaranteed");
   EXPECT_FALSE(view.tenant.suspended);
   EXPECT_FALSE(view.tenant.is_operator);
-  const client::Quota quota{10,         5000,       800.5, 12,   32,     2ULL << 30, 1ULL << 29,
-                            3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000, {"llama"}};
+  const client::Quota quota{10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
+                            3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
   EXPECT_EQ(view.tenant.quota, quota);
   ASSERT_EQ(view.tenant.keys.size(), 2U);
   EXPECT_EQ(view.tenant.keys[1].created, 1'600'000'000U);

@@ -605,6 +605,23 @@ TEST_F(GreedyTest, WhatIsStillToBeGeneratedCounts) {
   EXPECT_EQ(planned.chunks.size(), 10U) << "as much again as the other takes";
 }
 
+TEST_F(GreedyTest, WhoeverIsGreedyStaysSoUntilItWantsMuchLess) {
+  planner_.use(1, 0.5);
+  const auto greedy_with = [&](double used) {
+    planner_.pass(1000);
+    planner_.use(1, 0.5);
+    planner_.use(0, used);
+    plan({waiting(0, 16), decoding(1, 20)}, 4000);
+    return planner_.greedy(0);
+  };
+  EXPECT_FALSE(greedy_with(4)) << "of 4.5 that are left";
+  EXPECT_TRUE(greedy_with(5));
+  EXPECT_TRUE(greedy_with(4));
+  EXPECT_TRUE(greedy_with(2.5));
+  EXPECT_FALSE(greedy_with(2));
+  EXPECT_FALSE(greedy_with(4));
+}
+
 TEST_F(GreedyTest, AHeavierTenantIsOwedMore) {
   weights_ = {1.0, 4.0};
   auto sequences = flood();

@@ -42,7 +42,8 @@ TEST(StepCost, FindsWhatStepsAreMadeOfThroughNoise) {
 TEST(StepCost, ALongTimeOfSmallStepsDoesNotMakeItForgetLargeOnes) {
   StepCostEstimate estimate;
   for (const std::uint32_t tokens : {1U, 16U, 256U}) {
-    for (int i = 0; i < 20; ++i) estimate.add(tokens, tokens * 64, 1, true_seconds(tokens, tokens * 64));
+    for (int i = 0; i < 20; ++i)
+      estimate.add(tokens, tokens * 64, 1, true_seconds(tokens, tokens * 64));
   }
   const double before = estimate.cost().added(0, 256);
   for (int i = 0; i < 5000; ++i) {
