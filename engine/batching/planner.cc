@@ -420,8 +420,21 @@ std::uint32_t Planner::least_served(List list, bool greedy) const {
   return best;
 }
 
+// What those that run will hold at their end is as little there for others as what they hold.
+void Planner::count_reserved() {
+  for (Tenant& tenant : tenants_) tenant.reserved = 0;
+  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
+    const PlannerSequence& sequence = sequences_[i];
+    if (fates_[i].preempted) continue;
+    const std::uint32_t held = sequence.blocks + fates_[i].granted;
+    const bool runs = sequence.state == State::running || fates_[i].granted > 0;
+    tenants_[sequence.tenant].reserved += runs ? std::max(held, needed(sequence)) : held;
+  }
+}
+
 // The youngest, of the tenant that holds most for its weight; of blocks, over its guarantee.
-std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const {
+std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) {
+  if (from == Victims::over_blocks) count_reserved();
   std::uint32_t best = nobody;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
     const PlannerSequence& sequence = sequences_[i];
@@ -432,7 +445,10 @@ std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) const
         if (sequence.state != State::paused) continue;
         break;
       case Victims::over_blocks:
-        if (sequence.tenant == for_tenant || !over_share(tenant, capacity_)) continue;
+        if (sequence.tenant == for_tenant || tenant.reserved <= tenant.guaranteed ||
+            within_share(tenant, tenant.reserved, capacity_)) {
+          continue;
+        }
         break;
       case Victims::over_places:
         if (sequence.state == State::paused || sequence.tenant == for_tenant ||

@@ -153,6 +153,7 @@ class Planner {
     double wanted = 0;  // seconds, of all its sequences
     bool greedy = false;
     std::uint32_t blocks = 0, places = 0;          // held
+    std::uint32_t reserved = 0;                    // blocks, as last counted
     std::vector<std::uint32_t> decodes, prefills;  // in order of arrival
     std::size_t next = 0;
   };
@@ -197,7 +198,8 @@ class Planner {
   void add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost);
   std::uint32_t least_served(List list, bool greedy) const;
   enum class Victims : std::uint8_t { paused, over_blocks, over_places, any };
-  std::uint32_t find_victim(Victims from, std::uint32_t for_tenant) const;
+  std::uint32_t find_victim(Victims from, std::uint32_t for_tenant);
+  void count_reserved();
   void preempt(std::uint32_t index);
   void undo_preempt(std::uint32_t index);
 

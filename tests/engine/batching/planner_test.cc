@@ -100,6 +100,15 @@ TEST_F(PlannerTest, StartsOnlyWhatFitsAtItsEndBesideWhatRuns) {
   EXPECT_THAT(tokens(plan({reserving(waiting(0, 16), 30)}, 20)), ElementsAre(Pair{0, 16}));
 }
 
+TEST_F(PlannerTest, WhatIsReservedBeyondAShareGivesWay) {
+  // Tenant 0 holds 6 of 20 blocks, and its two are expected to take 18: nothing is left for tenant
+  // 1, which is within its share.
+  const auto first = reserving(decoding(0, 16 * 3 - 2), 9);
+  const auto& planned = plan({first, first, reserving(waiting(1, 32), 4)}, 20);
+  EXPECT_THAT(planned.preempted, ElementsAre(1));
+  EXPECT_THAT(tokens(planned), testing::Contains(Pair{2, 32}));
+}
+
 TEST_F(PlannerTest, AClassLeavesTheOthersTheirHeadroom) {
   auto limits = planner_.limits();
   limits.headroom[static_cast<int>(CapacityClass::low_latency)] = 6;
