@@ -114,7 +114,7 @@ std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSeque
   // Alone it is its own share: what it may hold is what the others leave.
   victim.over_share =
       std::ranges::any_of(sequences, [&](const auto& s) { return s.tenant != t; }) &&
-      over_share(tenants_[t], capacity);
+      over_share(tenants_[t], tenants_[t].blocks, capacity);
   if (!longest || !victim.over_share) return victim;
   for (std::uint32_t i = 0; i < sequences.size(); ++i) {
     if (sequences[i].tenant != t || i == oldest_) continue;
@@ -424,11 +424,8 @@ std::uint32_t Planner::least_served(List list, bool greedy) const {
 void Planner::count_reserved() {
   for (Tenant& tenant : tenants_) tenant.reserved = 0;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
-    const PlannerSequence& sequence = sequences_[i];
     if (fates_[i].preempted) continue;
-    const std::uint32_t held = sequence.blocks + fates_[i].granted;
-    const bool runs = sequence.state == State::running || fates_[i].granted > 0;
-    tenants_[sequence.tenant].reserved += runs ? std::max(held, needed(sequence)) : held;
+    tenants_[sequences_[i].tenant].reserved += held_blocks(i) + missing_blocks(i);
   }
 }
 
@@ -445,8 +442,7 @@ std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) {
         if (sequence.state != State::paused) continue;
         break;
       case Victims::over_blocks:
-        if (sequence.tenant == for_tenant || tenant.reserved <= tenant.guaranteed ||
-            within_share(tenant, tenant.reserved, capacity_)) {
+        if (sequence.tenant == for_tenant || !over_share(tenant, tenant.reserved, capacity_)) {
           continue;
         }
         break;
@@ -517,15 +513,19 @@ std::uint32_t Planner::growth(std::uint32_t index, std::uint32_t tokens) const {
   return blocks > sequence.blocks ? blocks - sequence.blocks : 0;
 }
 
+// What a sequence that runs is expected to take still.
+std::uint32_t Planner::missing_blocks(std::uint32_t index) const {
+  const PlannerSequence& sequence = sequences_[index];
+  if (sequence.state != State::running && fates_[index].granted == 0) return 0;
+  const std::uint32_t wanted = needed(sequence);
+  return wanted - std::min(wanted, held_blocks(index));
+}
+
 // Available, less what those that run are expected to take still.
 std::int64_t Planner::spare_blocks() const {
   std::int64_t spare = available_;
   for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
-    const PlannerSequence& sequence = sequences_[i];
-    const bool runs = sequence.state == State::running || fates_[i].granted > 0;
-    if (!runs || fates_[i].preempted) continue;
-    const std::int64_t held = std::int64_t{sequence.blocks} + fates_[i].granted;
-    spare -= std::max<std::int64_t>(0, needed(sequence) - held);
+    if (!fates_[i].preempted) spare -= missing_blocks(i);
   }
   return spare;
 }

@@ -192,8 +192,8 @@ class Planner {
   static double excess(const Tenant& tenant) {
     return (tenant.blocks - std::min(tenant.blocks, tenant.guaranteed)) / tenant.weight;
   }
-  bool over_share(const Tenant& tenant, std::uint32_t capacity) const {
-    return tenant.blocks > tenant.guaranteed && !within_share(tenant, tenant.blocks, capacity);
+  bool over_share(const Tenant& tenant, std::uint32_t blocks, std::uint32_t capacity) const {
+    return blocks > tenant.guaranteed && !within_share(tenant, blocks, capacity);
   }
   void add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost);
   std::uint32_t least_served(List list, bool greedy) const;
@@ -207,6 +207,10 @@ class Planner {
     return (tokens + block_tokens_ - 1) / block_tokens_;
   }
   std::uint32_t growth(std::uint32_t index, std::uint32_t tokens) const;
+  std::uint32_t held_blocks(std::uint32_t index) const {
+    return sequences_[index].blocks + fates_[index].granted;
+  }
+  std::uint32_t missing_blocks(std::uint32_t index) const;
   std::int64_t spare_blocks() const;
   // Whether a tenant that holds so much of a whole is within its share of it.
   bool within_share(const Tenant& tenant, double held, double all) const {
