@@ -5,9 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/kernels/cpu/isa.h"
-#include "engine/kernels/cpu/thread_pool.h"
-
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -70,20 +67,24 @@ __attribute__((target("avx2"))) void dots_avx2() {
 #endif
 
 double int8_macs(ThreadPool& pool) {
-#if defined(__x86_64__)
   const Isa isa = active_isa();
-  if (isa != Isa::portable) {
-    const double macs = (isa == Isa::avx512vnni ? 64.0 : 32.0) * chains * steps * pool.threads();
-    return best_rate(20, macs, [&] {
-      pool.run([&](int) { isa == Isa::avx512vnni ? dots_avx512() : dots_avx2(); });
-    });
-  }
-#endif
-  (void)pool;
-  return 1e9;  // the portable twin is no product
+  const double macs = run_int8_dots(pool, isa);
+  if (macs == 0) return 1e9;  // the portable twin is no product
+  return best_rate(20, macs, [&] { run_int8_dots(pool, isa); });
 }
 
 }  // namespace
+
+double run_int8_dots(ThreadPool& pool, Isa isa) {
+#if defined(__x86_64__)
+  if (isa != Isa::portable) {
+    pool.run([&](int) { isa == Isa::avx512vnni ? dots_avx512() : dots_avx2(); });
+    return (isa == Isa::avx512vnni ? 64.0 : 32.0) * chains * steps * pool.threads();
+  }
+#endif
+  (void)pool, (void)isa;
+  return 0;
+}
 
 Ceilings measure_ceilings(int threads) {
   ThreadPool pool(threads);

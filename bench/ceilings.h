@@ -1,6 +1,9 @@
 // What the machine at hand can do at most.
 #pragma once
 
+#include "engine/kernels/cpu/isa.h"
+#include "engine/kernels/cpu/thread_pool.h"
+
 namespace plimsoll {
 
 struct Ceilings {
@@ -10,5 +13,9 @@ struct Ceilings {
 
 // Takes about half a second.
 Ceilings measure_ceilings(int threads);
+
+// Runs 8-bit dots in registers on all threads, and returns how many multiply-adds that were: 0, and
+// nothing was run, where the instruction set has no product for them. The machine must have `isa`.
+double run_int8_dots(ThreadPool& pool, Isa isa);
 
 }  // namespace plimsoll

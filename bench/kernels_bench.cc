@@ -10,15 +10,12 @@
 #include <thread>
 #include <vector>
 
+#include "bench/ceilings.h"
 #include "engine/kernels/cpu/attention.h"
 #include "engine/kernels/cpu/isa.h"
 #include "engine/kernels/cpu/matmul.h"
 #include "engine/kernels/cpu/ops.h"
 #include "engine/quantize/dequantize.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace plimsoll {
 namespace {
@@ -65,31 +62,16 @@ void limit_read(benchmark::State& state) {
 }
 BENCHMARK(limit_read)->UseRealTime();
 
-#if defined(__x86_64__)
-constexpr int chains = 12;
-constexpr int rounds = 100000;
-
-__attribute__((target("avx512f,avx512vnni"))) void dot_avx512() {
-  __m512i sum[chains];
-  __m512i u = _mm512_set1_epi8(3), q = _mm512_set1_epi8(5);
-  for (__m512i& s : sum) s = _mm512_setzero_si512();
-  for (int i = 0; i < rounds; ++i) {
-    for (__m512i& s : sum) s = _mm512_dpbusd_epi32(s, u, q);
-    asm volatile("" : "+v"(u), "+v"(q));
-  }
-  for (__m512i& s : sum) asm volatile("" : "+v"(s));
-}
-
 void limit_int8_vnni(benchmark::State& state) {
   if (supported_isas().back() != Isa::avx512vnni) {
     state.SkipWithError("no AVX-512 VNNI here");
     return;
   }
-  for (auto _ : state) pool().run([](int) { dot_avx512(); });
-  set_rates(state, 64.0 * chains * rounds * pool().threads(), 0);
+  double macs = 0;
+  for (auto _ : state) macs = run_int8_dots(pool(), Isa::avx512vnni);
+  set_rates(state, macs, 0);
 }
 BENCHMARK(limit_int8_vnni)->UseRealTime();
-#endif
 
 // --- matmul ---
 
