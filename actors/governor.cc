@@ -163,8 +163,9 @@ void Governor::watch_kills() {
   config_.board->events().add(std::move(killed));
 }
 
-std::function<Result<cluster::PressureSample>()> process_sampler(std::uint64_t limit_bytes) {
-  return [limit_bytes]() -> Result<cluster::PressureSample> {
+std::function<Result<cluster::PressureSample>()> process_sampler(
+    std::uint64_t limit_bytes, std::function<std::uint64_t()> planned_bytes) {
+  return [limit_bytes, planned_bytes]() -> Result<cluster::PressureSample> {
     const auto scopes = read_memory_scopes(limit_bytes);
     if (!scopes) return fail(scopes.error());
     cluster::PressureSample sample;
@@ -173,6 +174,14 @@ std::function<Result<cluster::PressureSample>()> process_sampler(std::uint64_t l
     for (const auto& scope : *scopes) {
       sample[static_cast<cluster::Scope>(scope.kind)] = {scope.used_bytes, scope.limit_bytes};
     }
+    // The same reading where there is one: growth of its own is not to look like that of others.
+    sample.own_bytes = sample[cluster::Scope::process].used_bytes;
+    if (limit_bytes == 0) {
+      const auto own = read_own_bytes();
+      if (!own) return fail(own.error());
+      sample.own_bytes = *own;
+    }
+    if (planned_bytes) sample.planned_bytes = planned_bytes();
     const auto pressure = read_memory_pressure();
     if (pressure && pressure->cgroup_scoped) {
       sample.some_avg10 = pressure->some_avg10;

@@ -61,7 +61,9 @@ class Governor {
 };
 
 // A sampler of this process. `limit_bytes` 0: only the cgroup's limits and the machine's hold.
-std::function<Result<cluster::PressureSample>()> process_sampler(std::uint64_t limit_bytes);
+// `planned_bytes` says what the plan lets it come to; 0 and none: it has no plan.
+std::function<Result<cluster::PressureSample>()> process_sampler(
+    std::uint64_t limit_bytes, std::function<std::uint64_t()> planned_bytes = {});
 
 std::function<std::optional<AnonymousMemory>()> anonymous_sampler(const Ledger& ledger);
 

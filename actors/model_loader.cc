@@ -73,8 +73,20 @@ Result<cluster::MemoryPlan> ModelLoader::plan(
   }
   auto plan = planner_.at_start(all);
   if (!plan) return plan;
-  for (const auto& [model, entry] : models) plans_.insert_or_assign(model.name, *plan);
+  std::uint64_t promised = 0;
+  for (const auto& [model, entry] : models) {
+    plans_.insert_or_assign(model.name, *plan);
+    promised += MemoryPlanner::promised_bytes(*plan, model.name);
+  }
+  start_promised_ = promised;
+  start_bytes_ = plan->peak_bytes;
   return plan;
+}
+
+std::uint64_t ModelLoader::planned_bytes() const {
+  const std::uint64_t at_start = start_promised_;
+  const auto now = static_cast<std::uint64_t>(std::max<std::int64_t>(0, promised_.bytes()));
+  return start_bytes_ + (now > at_start ? now - at_start : 0);
 }
 
 Result<ServedEngine> ModelLoader::load_engine(const ModelConfig& model, ModelEntry& entry,

@@ -1,6 +1,7 @@
 // One model brought up: its engine on a node, its text side where requests come in.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -57,6 +58,9 @@ class ModelLoader {
   // The memory of all models that are there at the start, before the first engine is loaded.
   // Errors: resource_exhausted, if they do not fit under the memory limit.
   Result<cluster::MemoryPlan> plan(const std::vector<std::pair<ModelConfig, ModelEntry>>& models);
+  // Anonymous memory that this process may come to by its plan; 0 before there is one. From any
+  // thread.
+  std::uint64_t planned_bytes() const;
   // The weights, and a thread that runs them. May lower entry.context_tokens to what the KV memory
   // holds. From one thread at a time, at the start or later. Errors: resource_exhausted, if it is
   // in no plan and does not fit under the memory limit beside what is promised already.
@@ -79,6 +83,8 @@ class ModelLoader {
   std::shared_ptr<storage::DiskCache> cache_;  // null: none
   std::shared_ptr<storage::PrefixTierBudget> tier_budget_;
   Account promised_;  // what its engines may come to, in all
+  // Of the plan at the start: its peak, and what of it is for engines.
+  std::atomic<std::uint64_t> start_bytes_{0}, start_promised_{0};
   // Of models that the plan at the start has and that are not loaded yet.
   std::map<std::string, cluster::MemoryPlan> plans_;
 };

@@ -310,11 +310,12 @@ struct Server::Impl {
       leak = std::make_unique<Leak>(faults.leak_bytes_per_second);
     }
     if (!faults.governor) return;
-    governor = std::make_unique<Governor>(
-        GovernorConfig{.sample = process_sampler(config.memory_limit_bytes),
-                       .anonymous = anonymous_sampler(ledger),
-                       .board = board,
-                       .node = node});
+    governor = std::make_unique<Governor>(GovernorConfig{
+        .sample =
+            process_sampler(config.memory_limit_bytes, [this] { return loader.planned_bytes(); }),
+        .anonymous = anonymous_sampler(ledger),
+        .board = board,
+        .node = node});
   }
 
   void note_shed(const std::string& model, const Shed& shed) {

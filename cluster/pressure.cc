@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <limits>
 
 namespace plimsoll::cluster {
 namespace {
@@ -16,6 +17,37 @@ int rung(double value, Threshold begins, int current, Keep keep) {
     if (value >= (level <= current ? keep(threshold) : threshold)) return level;
   }
   return 0;
+}
+
+// How a scope's use goes on.
+struct Growth {
+  double others = 0, own = 0;  // bytes a second
+  double own_most = 0;         // bytes: own growth goes no further
+
+  double bytes_in(double seconds) const {
+    return others * seconds + std::min(own * seconds, own_most);
+  }
+  // Until it comes to so many bytes.
+  std::optional<double> seconds_to(double bytes) const {
+    const double at_once = bytes / (others + own);
+    if (others + own > 0 && own * at_once <= own_most) return at_once;
+    if (others > 0) return (bytes - own_most) / others;
+    return std::nullopt;
+  }
+};
+
+Growth growth_of(const PressureConfig& config, const PressureState& state,
+                 const PressureSample& sample, std::size_t scope) {
+  Growth growth;
+  const double all = std::max(0.0, state.growth[scope]);
+  growth.own = std::clamp(state.own_growth, 0.0, all);
+  growth.others = all - growth.own;
+  const auto planned = static_cast<double>(sample.planned_bytes);
+  const auto own = static_cast<double>(sample.own_bytes);
+  growth.own_most = own > planned * (1 + config.plan_slack)
+                        ? std::numeric_limits<double>::infinity()
+                        : std::max(0.0, planned - own);
+  return growth;
 }
 
 double mebibytes(double bytes) { return bytes / (1 << 20); }
@@ -57,23 +89,28 @@ PressureStep fold(const PressureConfig& config, const PressureState& state,
   int used = 0, growth = 0, stalls = 0;
   int used_scope = 0, growth_scope = 0;
   double fullest = -1;
+  const double elapsed = state.last ? sample.seconds - state.last->seconds : 0;
+  const auto follow = [&](double& growth, std::uint64_t before, std::uint64_t now) {
+    const double rate = (static_cast<double>(now) - static_cast<double>(before)) / elapsed;
+    growth += (1 - std::exp(-elapsed / config.growth_seconds)) * (rate - growth);
+  };
+  if (elapsed > 0) follow(next.own_growth, state.last->own_bytes, sample.own_bytes);
   for (int i = 0; i < static_cast<int>(scope_count); ++i) {
     const ScopeUsage& scope = sample.scopes[i];
     if (scope.limit_bytes == 0) continue;
     const double bytes = static_cast<double>(scope.used_bytes);
     const double limit = static_cast<double>(scope.limit_bytes);
-    if (state.last && sample.seconds > state.last->seconds &&
-        state.last->scopes[i].limit_bytes > 0) {
-      const double elapsed = sample.seconds - state.last->seconds;
-      const double rate = (bytes - static_cast<double>(state.last->scopes[i].used_bytes)) / elapsed;
-      next.growth[i] += (1 - std::exp(-elapsed / config.growth_seconds)) * (rate - state.growth[i]);
+    if (elapsed > 0 && state.last->scopes[i].limit_bytes > 0) {
+      follow(next.growth[i], state.last->scopes[i].used_bytes, scope.used_bytes);
     }
+    const Growth growing = growth_of(config, next, sample, i);
     const auto begins = [&](int level) {
       return static_cast<double>(begins_at(config, static_cast<Level>(level), scope.limit_bytes));
     };
     const auto keep = [&](double threshold) { return threshold - config.used_slack * limit; };
     const int of_used = rung(bytes, begins, current, keep);
-    const double projected = bytes + std::max(0.0, next.growth[i]) * config.horizon_seconds;
+    const double projected =
+        bytes + growing.bytes_in(config.horizon_seconds) - config.growth_slack * limit;
     const int of_growth = std::min(2, rung(projected, begins, current, keep));
     if (of_used > used) used_scope = i;
     if (of_growth > growth) growth_scope = i;
@@ -84,9 +121,8 @@ PressureStep fold(const PressureConfig& config, const PressureState& state,
       step.excess_bytes =
           std::max(step.excess_bytes, static_cast<std::uint64_t>(std::max(0.0, bytes - wanted)));
     }
-    if (next.growth[i] > 0 && bytes < limit) {
-      const double left = (limit - bytes) / next.growth[i];
-      step.seconds_left = std::min(step.seconds_left.value_or(left), left);
+    if (const auto left = growing.seconds_to(limit - bytes); left && bytes < limit) {
+      step.seconds_left = std::min(step.seconds_left.value_or(*left), *left);
     }
     if (bytes / limit > fullest) {
       fullest = bytes / limit;
@@ -122,8 +158,9 @@ PressureStep fold(const PressureConfig& config, const PressureState& state,
     step.cause = sentence("%s uses %.1f MiB of %.1f MiB (%.1f%%)", to_string(step.scope).data(),
                           mebibytes(bytes), mebibytes(limit), 100 * bytes / limit);
     if (wanted != used) {
-      step.cause += sentence(" and grows by %.1f MiB/s: %.0f s to the limit",
-                             mebibytes(next.growth[i]), (limit - bytes) / next.growth[i]);
+      step.cause += sentence(" and grows by %.1f MiB/s", mebibytes(next.growth[i]));
+      const auto left = growth_of(config, next, sample, i).seconds_to(limit - bytes);
+      if (left) step.cause += sentence(": %.0f s to the limit", *left);
     }
   }
   if (wanted >= current) {

@@ -1,5 +1,8 @@
 // The pressure ladder: one level out of headroom, growth and stalls, with hysteresis.
 //
+// Growth counts before it arrives, except where it is planned: a pool that fills fast, as it was
+// sized to, is no reason to shed.
+//
 // It climbs at once and comes down a rung at a time, once the figures have been clearly below the
 // rung for a few samples: seconds, not minutes.
 #pragma once
@@ -28,6 +31,8 @@ struct ScopeUsage {
 struct PressureSample {
   double seconds = 0;  // since any fixed moment; grows from sample to sample
   std::array<ScopeUsage, scope_count> scopes{};
+  std::uint64_t own_bytes = 0;      // of these, this process's: it is in every scope
+  std::uint64_t planned_bytes = 0;  // what its own may come to by its plan; 0: it has none
   // PSI of this process's own group, in percent. Absent where only the host's is known, which must
   // not shed for a neighbour's sins.
   std::optional<double> some_avg10;
@@ -50,6 +55,8 @@ struct PressureConfig {
   double full_percent[3] = {2, 8, 20};    // PSI full avg10; left at half of it
   double horizon_seconds = 5;      // growth counts as if it went on that long; never beyond orange
   double growth_seconds = 3;       // over which growth is averaged
+  double growth_slack = 0.03;      // of the limit: it has to come to that much more than is used
+  double plan_slack = 0.05;        // this far over the plan, growth is no longer of the plan
   double calm_seconds = 3;         // below the level, before it comes down a rung
   double stall_relief = 1.0 / 16;  // of the limit is to be freed where stalls say so
 };
@@ -58,6 +65,7 @@ struct PressureState {
   Level level = Level::green;
   std::optional<double> calm_since;          // below the level, in seconds of the samples
   std::array<double, scope_count> growth{};  // bytes a second
+  double own_growth = 0;
   std::optional<PressureSample> last;
 };
 
@@ -68,7 +76,8 @@ struct PressureStep {
   std::string cause;             // a sentence with its figures; empty if green
   // To be freed now, for the level to come down; 0 below orange.
   std::uint64_t excess_bytes = 0;
-  // Until the limit is reached, if growth goes on as it does; absent if nothing grows.
+  // Until the limit is reached, if growth goes on as it does, but the process's own no further than
+  // its plan; absent if it is never reached.
   std::optional<double> seconds_left;
 };
 

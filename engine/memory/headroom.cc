@@ -73,12 +73,11 @@ Result<std::vector<MemoryScope>> read_memory_scopes(std::uint64_t process_limit_
                                                     const fs::path& root) {
   std::vector<MemoryScope> scopes;
   if (process_limit_bytes > 0) {
-    const auto status = read_kernel_file(root / "proc/self/status");
-    if (!status) return fail(ErrorCode::not_found, "cannot read /proc/self/status");
+    const auto own = read_own_bytes(root);
+    if (!own) return fail(own.error());
     MemoryScope scope;
     scope.limit_bytes = process_limit_bytes;
-    scope.used_bytes = kibibyte_field(*status, "RssAnon") + kibibyte_field(*status, "RssShmem") +
-                       kibibyte_field(*status, "VmSwap");
+    scope.used_bytes = *own;
     scopes.push_back(std::move(scope));
   }
   auto group = fullest_group(root, CgroupVersion::v2);
@@ -93,6 +92,13 @@ Result<std::vector<MemoryScope>> read_memory_scopes(std::uint64_t process_limit_
   if (machine.limit_bytes > 0) scopes.push_back(std::move(machine));
   if (scopes.empty()) return fail(ErrorCode::not_found, "/proc/meminfo has no MemTotal");
   return scopes;
+}
+
+Result<std::uint64_t> read_own_bytes(const fs::path& root) {
+  const auto status = read_kernel_file(root / "proc/self/status");
+  if (!status) return fail(ErrorCode::not_found, "cannot read /proc/self/status");
+  return kibibyte_field(*status, "RssAnon") + kibibyte_field(*status, "RssShmem") +
+         kibibyte_field(*status, "VmSwap");
 }
 
 std::uint64_t tightest_limit_bytes(const std::vector<MemoryScope>& scopes) {

@@ -27,6 +27,9 @@ struct MemoryScope {
   }
 };
 
+// What this process holds that the kernel cannot take back. Errors: not_found.
+Result<std::uint64_t> read_own_bytes(const std::filesystem::path& root = "/");
+
 // One scope of each kind that applies. Of the groups on the way up, the one that is fullest: a
 // sibling's memory may exhaust a limit that both are under. `process_limit_bytes` 0: none.
 // Reads a few small files; cheap enough for several times a second. Errors: not_found, if not even

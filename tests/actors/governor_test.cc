@@ -108,7 +108,10 @@ TEST(Governor, SamplesThisProcess) {
   const auto machine = (*sample)[cluster::Scope::machine];
   EXPECT_GT(machine.used_bytes, 100'000U);
   EXPECT_GT(machine.limit_bytes, machine.used_bytes);
-  const auto limited = (*process_sampler(7)())[cluster::Scope::process];
+  const auto planned = process_sampler(7, [] { return 9U; })();
+  EXPECT_EQ(planned->planned_bytes, 9U);
+  const auto limited = (*planned)[cluster::Scope::process];
+  EXPECT_EQ(planned->own_bytes, limited.used_bytes);
   EXPECT_EQ(limited.limit_bytes, 7U);
   EXPECT_GT(limited.used_bytes, 100'000U);
 }

@@ -76,6 +76,32 @@ TEST(Pressure, FastGrowthCountsBeforeItArrivesButNeverReachesRed) {
   EXPECT_EQ(highest, Level::orange);
 }
 
+// 1 GB, of which the process may come to 0.85: it takes 0.06 a second up to `own_until`, others so
+// much at a time as well.
+Level highest_while_growing(double own_until, double others_step) {
+  Ladder ladder;
+  Level highest = Level::green;
+  double own = 0.30, others = 0.02;
+  for (int second = 1; own < own_until; ++second, own += 0.06, others += others_step) {
+    PressureSample sample;
+    sample.seconds = second;
+    sample.own_bytes = static_cast<std::uint64_t>(own * 1e9);
+    sample.planned_bytes = 850'000'000;
+    sample[Scope::process] = {sample.own_bytes, 1'000'000'000};
+    sample[Scope::machine] = {static_cast<std::uint64_t>((own + others) * 1e9), 1'000'000'000};
+    const auto step = ladder.step(sample);
+    highest = std::max(highest, step.state.level);
+    if (others_step == 0 && own < 0.85) EXPECT_FALSE(step.seconds_left);
+  }
+  return highest;
+}
+
+TEST(Pressure, PlannedGrowthIsNotTakenToGoOnBeyondThePlan) {
+  EXPECT_EQ(highest_while_growing(0.85, 0), Level::green);
+  EXPECT_EQ(highest_while_growing(0.85, 0.01), Level::orange);  // others have no plan
+  EXPECT_EQ(highest_while_growing(0.91, 0), Level::orange);     // well over its own
+}
+
 TEST(Pressure, StallsCountAndTheirAbsenceDoesNot) {
   Ladder ladder;
   EXPECT_EQ(ladder.step(0.1, 15.0, 0.0).state.level, Level::yellow);
