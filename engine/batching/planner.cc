@@ -205,7 +205,7 @@ void Planner::plan_greedy() {
     used += tenant.used;
   }
   if (greedy_weights == 0) {
-    greedy_credit_ = 0;
+    greedy_credit_ = held_back_seconds_ = 0;
     return;
   }
   const bool beside = planned_seconds_ > 0;
@@ -213,13 +213,17 @@ void Planner::plan_greedy() {
     seconds_left_ = no_limit;
   } else if (beside) {
     double share = greedy_weights / weights;
-    if (used >= share * usable_share * memory_seconds) share = std::min(share, least_greedy_share);
+    held_back_seconds_ += cost_.base + planned_seconds_;
+    if (used >= share * usable_share * memory_seconds) {
+      share = held_back_seconds_ < patience_seconds ? 0 : std::min(share, least_greedy_share);
+    }
     // What is too little for a token is kept until it is enough.
     seconds_left_ = greedy_credit_ + (cost_.base + planned_seconds_) * share / (1 - share);
   } else {
     seconds_left_ =
         std::max(limits_.greedy_step_seconds / 2, limits_.greedy_step_seconds - cost_.base);
   }
+  if (!beside) held_back_seconds_ = 0;
   const std::size_t before = plan_.chunks.size();
   // Either may use all the time there is: they take turns at being the first.
   if (greedy_decodes_first_) plan_decodes(true);

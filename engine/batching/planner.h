@@ -16,8 +16,8 @@
 //
 // A tenant that wants more time than its max-min fair share (what it had lately, and what its
 // sequences still want) is greedy. The others go first, and as long as one of them has work in a
-// step, the greedy ones together prolong it by no more than their weight, and by hardly anything
-// once they have had their share. While others may come at any moment, steps of greedy tenants
+// step, the greedy ones together prolong it by no more than their weight, and not at all once they
+// have had their share, unless they would wait too long. While others may come at any moment, steps of greedy tenants
 // alone are short. So a flood costs its own tenant its latency, and nobody else.
 #pragma once
 
@@ -139,7 +139,9 @@ class Planner {
   // demanding of them is greedy: where more of it is used, others begin to wait.
   static constexpr double memory_seconds = 10;
   static constexpr double usable_share = 0.5;
-  // Of a step, what greedy tenants that have had their share may add to it.
+  // What greedy tenants that have had their share may add to the steps of others: nothing, but
+  // where these leave no gap for so long, a part of each step.
+  static constexpr double patience_seconds = 1;
   static constexpr double least_greedy_share = 0.05;
 
   struct Tenant {
@@ -222,7 +224,8 @@ class Planner {
   std::vector<Tenant> tenants_;
   double last_served_ = 0;  // of the tenant that last became inactive
   StepCost cost_;
-  double greedy_credit_ = 0;  // seconds
+  double greedy_credit_ = 0;      // seconds
+  double held_back_seconds_ = 0;  // since greedy tenants had a step of their own
   bool greedy_decodes_first_ = true;
 
   // Of the current plan:
