@@ -94,6 +94,8 @@ const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::u
   find_greedy();
   seconds_left_ = no_limit;
   plan_decodes(false);
+  const double decoding = decode_seconds(false);
+  most_seconds_ = decoding + prefill_seconds(decoding);
   plan_prefills(false);
   plan_greedy();
   std::erase_if(plan_.chunks, [&](const auto& chunk) { return fates_[chunk.sequence].preempted; });
@@ -125,7 +127,7 @@ std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSeque
 
 void Planner::read() {
   for (Tenant& tenant : tenants_) {
-    tenant.planned = tenant.wanted = 0;
+    tenant.planned = tenant.wanted = tenant.decode_seconds = 0;
     tenant.blocks = tenant.places = 0;
     tenant.decodes.clear();
     tenant.prefills.clear();
@@ -156,6 +158,7 @@ void Planner::read() {
     const bool decodes = running && sequence.samples && sequence.target - sequence.computed == 1 &&
                          sequence.computed >= sequence.score_until;
     (decodes ? tenant.decodes : tenant.prefills).push_back(i);
+    if (decodes) tenant.decode_seconds += cost_.added(sequence.computed, 1, 1);
   }
 }
 
@@ -193,6 +196,20 @@ void Planner::find_greedy() {
   }
 }
 
+double Planner::prefill_seconds(double decode_seconds) const {
+  if (decode_seconds == 0) return no_limit;
+  const double least = cost_.base + decode_seconds;
+  return std::max(limits_.decode_step_seconds - least, least);
+}
+
+double Planner::decode_seconds(bool greedy) const {
+  double seconds = 0;
+  for (const Tenant& tenant : tenants_) {
+    if (tenant.greedy == greedy) seconds += tenant.decode_seconds;
+  }
+  return seconds;
+}
+
 void Planner::plan_greedy() {
   double weights = 0, greedy_weights = 0, used = 0;
   bool may_come = false;
@@ -211,6 +228,8 @@ void Planner::plan_greedy() {
   const bool beside = planned_seconds_ > 0;
   if (!may_come) {
     seconds_left_ = no_limit;
+    const double decoding = decode_seconds(false) + decode_seconds(true);
+    most_seconds_ = decoding + prefill_seconds(decoding);
   } else if (beside) {
     double share = greedy_weights / weights;
     held_back_seconds_ += cost_.base + planned_seconds_;
@@ -237,9 +256,10 @@ void Planner::plan_greedy() {
 // Of `tokens`, as many as there is time for.
 std::uint32_t Planner::affordable(const PlannerSequence& sequence, std::int64_t tokens) const {
   tokens = std::max<std::int64_t>(0, tokens);
-  if (seconds_left_ == no_limit) return static_cast<std::uint32_t>(tokens);
+  const double seconds = std::min(seconds_left_, most_seconds_ - planned_seconds_);
+  if (seconds == no_limit) return static_cast<std::uint32_t>(tokens);
   return static_cast<std::uint32_t>(
-      std::min<std::int64_t>(tokens, cost_.tokens_within(seconds_left_, sequence.computed)));
+      std::min<std::int64_t>(tokens, cost_.tokens_within(seconds, sequence.computed)));
 }
 
 void Planner::plan_decodes(bool greedy) {

@@ -1,7 +1,9 @@
 // The step planner: which sequences get how many tokens in the next step. Pure: what it decides is
 // a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
 //
-// Decode tokens go first, then chunks of prefill. Tenants take turns by how much they were served
+// Decode tokens go first, then chunks of prefill, which are kept short for those that decode
+// (Agrawal et al. 2024, "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve").
+// Tenants take turns by how much they were served
 // for their weight (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language
 // Models"); within a tenant, first come, first served.
 //
@@ -44,6 +46,9 @@ struct PlannerLimits {
   std::array<std::uint32_t, capacity_classes> headroom{};
   // Of a step of greedy tenants alone, while others may come.
   double greedy_step_seconds = 0.006;
+  // Of a step in which sequences decode: prompts are cut into chunks for it. Where decoding alone
+  // takes most of it, they may double the step instead.
+  double decode_step_seconds = 0.03;
 };
 
 struct PlannerSequence {
@@ -106,6 +111,8 @@ class Planner {
   // is forgotten.
   void pass(double seconds);
   void use(std::uint32_t tenant, double seconds) { tenants_[tenant].used += seconds; }
+  // What prompts may add to a step in which the tokens of those that decode take so long.
+  double prefill_seconds(double decode_seconds) const;
   bool greedy(std::uint32_t tenant) const { return tenants_[tenant].greedy; }  // in the last plan
 
   // `sequences` are all there are, in order of arrival; their tenants are active. Each can fit into
@@ -153,6 +160,7 @@ class Planner {
     // Of the current plan:
     double planned = 0;
     double wanted = 0;  // seconds, of all its sequences
+    double decode_seconds = 0;
     bool greedy = false;
     std::uint32_t blocks = 0, places = 0;          // held
     std::uint32_t reserved = 0;                    // blocks, as last counted
@@ -169,6 +177,7 @@ class Planner {
 
   void read();
   void find_greedy();
+  double decode_seconds(bool greedy) const;
   void plan_greedy();
   void plan_decodes(bool greedy);
   void plan_prefills(bool greedy);
@@ -242,6 +251,7 @@ class Planner {
   std::uint32_t places_cap_ = 0;
   std::uint32_t chunks_left_ = 0, tokens_left_ = 0, rows_left_ = 0;
   double planned_seconds_ = 0;            // that all chunks add to the step
+  double most_seconds_ = 0;               // that they may, prompts included
   double seconds_left_ = 0;               // for those that are planned now
   std::vector<std::uint32_t> by_demand_;  // tenants
 };

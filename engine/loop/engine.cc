@@ -720,8 +720,10 @@ void LoopEngine::publish_backlogs() {
   if (!cost_.known()) return;
   const auto& limits = planner_.limits();
   const double rows = std::min<double>(decoding, limits.tokens / 2.0);
-  const double room = (limits.tokens - rows) * cost_.per_token;
-  pace_.stretch = (cost_.base + rows * (cost_.per_token + cost_.per_row) + room) / room;
+  const double steps = rows * (cost_.per_token + cost_.per_row);
+  const double room =
+      std::min((limits.tokens - rows) * cost_.per_token, planner_.prefill_seconds(steps));
+  pace_.stretch = (cost_.base + steps + room) / room;
   pace_.places = limits.sequences;
   if (queued_on_ && decoding > 0) {
     // Sequences are, on average, in the middle of their lives.

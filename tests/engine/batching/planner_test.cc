@@ -546,6 +546,7 @@ class GreedyTest : public PlannerTest {
   GreedyTest() {
     PlannerLimits limits{.tokens = 512, .sequences = 64, .logit_rows = 64, .chunk_tokens = 256};
     limits.greedy_step_seconds = 0.02;
+    limits.decode_step_seconds = 1;
     planner_ = Planner(limits, block_tokens);
     planner_.set_cost({0.004, 0.0005, 0});
     for (const std::uint32_t t : {0U, 1U, 2U}) planner_.activate(t);
@@ -589,6 +590,22 @@ TEST_F(GreedyTest, OthersGoFirstWithAllTheyHave) {
   EXPECT_EQ(planned.chunks.front().sequence, 1U);
   EXPECT_EQ(tokens_of(planned, 1), 200U);
   EXPECT_EQ(tokens_of(planned, 0), 0U) << "it had its share";
+}
+
+TEST_F(GreedyTest, PromptsAreCutForThoseThatDecode) {
+  PlannerLimits limits = planner_.limits();
+  limits.decode_step_seconds = 0.03;
+  planner_.set_limits(limits);
+  EXPECT_EQ(tokens_of(plan({waiting(0, 200)}, 4000), 0), 200U) << "nobody waits for it";
+  // 4 ms and a token of 0.5 ms are taken of the 30.
+  EXPECT_EQ(tokens_of(plan({decoding(1, 20), waiting(0, 200)}, 4000), 1), 51U);
+  EXPECT_EQ(tokens_of(plan({decoding(0, 20), waiting(0, 200)}, 4000), 1), 51U) << "its own, too";
+  const auto both = plan({decoding(1, 20), waiting(0, 40), waiting(2, 200)}, 4000);
+  EXPECT_EQ(tokens_of(both, 1) + tokens_of(both, 2), 51U);
+  // 60 tokens of 0.5 ms: as long again as they take.
+  std::vector<PlannerSequence> sequences(60, decoding(1, 20));
+  sequences.push_back(waiting(0, 200));
+  EXPECT_EQ(tokens_of(plan(sequences, 4000), 60), 68U);
 }
 
 TEST_F(GreedyTest, StepsOfAFloodAreShortWhileOthersMayCome) {
