@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace plimsoll {
 
@@ -162,36 +163,40 @@ void Planner::read() {
   }
 }
 
-// Max-min fair shares by weight (water filling): from the least demanding on, whoever wants no more
-// than an equal part of what is left for its weight gets it.
 void Planner::find_greedy() {
   by_demand_.clear();
-  double weights = 0;
   for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
     Tenant& tenant = tenants_[t];
-    if (tenant.used == 0 && tenant.next == 0) {
-      tenant.greedy = false;
-      continue;
-    }
-    by_demand_.push_back(t);
-    weights += tenant.weight;
+    tenant.was_greedy = std::exchange(tenant.greedy, false);
+    if (tenant.used > 0 || tenant.next > 0) by_demand_.push_back(t);
   }
-  if (!cost_.known() || by_demand_.size() < 2) {
-    for (const std::uint32_t t : by_demand_) tenants_[t].greedy = false;
-    return;
+  if (!cost_.known() || by_demand_.size() < 2) return;
+  for (const std::uint32_t t : by_demand_) {
+    tenants_[t].demand = tenants_[t].used + tenants_[t].wanted;
   }
-  const auto demand = [&](std::uint32_t t) { return tenants_[t].used + tenants_[t].wanted; };
+  find_over_share(usable_share * memory_seconds);
+  // Many streams at once are felt before they have used much.
+  for (const std::uint32_t t : by_demand_) tenants_[t].demand = tenants_[t].decode_seconds;
+  find_over_share(std::max(0.0, limits_.decode_step_seconds - cost_.base));
+}
+
+// Max-min fair shares by weight (water filling): from the least demanding on, whoever wants no more
+// than an equal part of what is left for its weight gets it.
+void Planner::find_over_share(double seconds) {
+  double weights = 0;
+  for (const std::uint32_t t : by_demand_) weights += tenants_[t].weight;
   std::ranges::sort(by_demand_, {},
-                    [&](std::uint32_t t) { return demand(t) / tenants_[t].weight; });
-  double left = usable_share * memory_seconds;
+                    [&](std::uint32_t t) { return tenants_[t].demand / tenants_[t].weight; });
   for (const std::uint32_t t : by_demand_) {
     Tenant& tenant = tenants_[t];
     // Whoever is greedy stays so until it wants much less: held back it has less, and would have to
     // be found out again and again.
-    const double level = (tenant.greedy ? 0.5 : 1.0) * left * tenant.weight;
-    tenant.greedy = demand(t) * weights > level;
-    if (tenant.greedy) continue;
-    left -= demand(t);
+    const double level = (tenant.was_greedy ? 0.5 : 1.0) * seconds * tenant.weight;
+    if (tenant.demand * weights > level) {
+      tenant.greedy = true;
+      continue;
+    }
+    seconds -= tenant.demand;
     weights -= tenant.weight;
   }
 }

@@ -16,11 +16,12 @@
 // at their end fits, beside the headroom that is kept for other classes and for tenants with a
 // guarantee.
 //
-// A tenant that wants more time than its max-min fair share (what it had lately, and what its
-// sequences still want) is greedy. The others go first, and as long as one of them has work in a
-// step, the greedy ones together prolong it by no more than their weight, and not at all once they
-// have had their share, unless they would wait too long. While others may come at any moment, steps of greedy tenants
-// alone are short. So a flood costs its own tenant its latency, and nobody else.
+// A tenant that wants more time than its max-min fair share (of the last seconds, with what its
+// sequences still want, or of a step, with what of it decodes) is greedy. The others go first, and
+// as long as one of them has work in a step, the greedy ones together prolong it by no more than
+// their weight, and not at all once they have had their share, unless they would wait too long.
+// While others may come at any moment, steps of greedy tenants alone are short. So a flood costs
+// its own tenant its latency, and nobody else.
 #pragma once
 
 #include <algorithm>
@@ -161,7 +162,8 @@ class Planner {
     double planned = 0;
     double wanted = 0;  // seconds, of all its sequences
     double decode_seconds = 0;
-    bool greedy = false;
+    bool greedy = false, was_greedy = false;
+    double demand = 0;                             // seconds, of which there may be too few
     std::uint32_t blocks = 0, places = 0;          // held
     std::uint32_t reserved = 0;                    // blocks, as last counted
     std::vector<std::uint32_t> decodes, prefills;  // in order of arrival
@@ -177,6 +179,7 @@ class Planner {
 
   void read();
   void find_greedy();
+  void find_over_share(double seconds);
   double decode_seconds(bool greedy) const;
   void plan_greedy();
   void plan_decodes(bool greedy);

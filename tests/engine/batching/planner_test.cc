@@ -602,10 +602,11 @@ TEST_F(GreedyTest, PromptsAreCutForThoseThatDecode) {
   EXPECT_EQ(tokens_of(plan({decoding(0, 20), waiting(0, 200)}, 4000), 1), 51U) << "its own, too";
   const auto both = plan({decoding(1, 20), waiting(0, 40), waiting(2, 200)}, 4000);
   EXPECT_EQ(tokens_of(both, 1) + tokens_of(both, 2), 51U);
-  // 60 tokens of 0.5 ms: as long again as they take.
-  std::vector<PlannerSequence> sequences(60, decoding(1, 20));
+  // Where those take 29 ms: as long again.
+  std::vector<PlannerSequence> sequences(25, decoding(1, 20));
+  sequences.insert(sequences.end(), 25, decoding(2, 20));
   sequences.push_back(waiting(0, 200));
-  EXPECT_EQ(tokens_of(plan(sequences, 4000), 60), 68U);
+  EXPECT_EQ(tokens_of(plan(sequences, 4000), 50), 58U);
 }
 
 TEST_F(GreedyTest, StepsOfAFloodAreShortWhileOthersMayCome) {
@@ -635,6 +636,23 @@ TEST_F(GreedyTest, WhatIsStillToBeGeneratedCounts) {
   const auto& planned = plan(sequences, 6000);
   EXPECT_EQ(planned.chunks.front().sequence, 600U);
   EXPECT_EQ(planned.chunks.size(), 10U) << "as much again as the other takes";
+}
+
+TEST_F(GreedyTest, ManyStreamsAtOnceAreGreedyBeforeTheyHaveUsedMuch) {
+  PlannerLimits limits = planner_.limits();
+  limits.decode_step_seconds = 0.03;
+  planner_.set_limits(limits);
+  std::vector<PlannerSequence> sequences(50, decoding(0, 20));
+  sequences.push_back(decoding(1, 20));
+  plan(sequences, 4000);
+  EXPECT_FALSE(planner_.greedy(0)) << "25 of the 25.5 ms that are left";
+  sequences.insert(sequences.begin(), 2, decoding(0, 20));
+  const auto& planned = plan(sequences, 4000);
+  EXPECT_TRUE(planner_.greedy(0));
+  EXPECT_EQ(planned.chunks.front().sequence, 52U);
+  EXPECT_EQ(planned.chunks.size(), 10U) << "as much again as the other takes";
+  for (auto& sequence : sequences) sequence.tenant = 0;
+  EXPECT_EQ(plan(sequences, 4000).chunks.size(), 53U) << "nobody else is there";
 }
 
 TEST_F(GreedyTest, WhoeverIsGreedyStaysSoUntilItWantsMuchLess) {
