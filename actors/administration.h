@@ -111,6 +111,8 @@ class Administration {
   virtual Result<std::string> create_tenant(const cluster::Tenant& tenant) = 0;  // its first key
   virtual Result<void> set_quota(const std::string& tenant, const cluster::Quota& quota) = 0;
   virtual Result<void> set_tier(const std::string& tenant, cluster::Tier tier) = 0;
+  // Nothing that is computed for it from now on goes to a cache on disk.
+  virtual Result<void> set_no_store(const std::string& tenant, bool on) = 0;
   virtual Result<void> suspend(const std::string& tenant, bool on) = 0;
   virtual Result<std::string> rotate_key(const std::string& tenant, std::chrono::seconds grace) = 0;
   virtual Result<std::map<std::string, cluster::Usage>> usage() = 0;

@@ -260,6 +260,9 @@ Result<void> ClusterAdministration::set_quota(const std::string& tenant,
 Result<void> ClusterAdministration::set_tier(const std::string& tenant, cluster::Tier tier) {
   return change_tenant(tenant, [&](cluster::Tenant& record) { record.tier = tier; });
 }
+Result<void> ClusterAdministration::set_no_store(const std::string& tenant, bool on) {
+  return change_tenant(tenant, [&](cluster::Tenant& record) { record.cache.no_store = on; });
+}
 Result<void> ClusterAdministration::suspend(const std::string& tenant, bool on) {
   return change_tenant(tenant, [&](cluster::Tenant& record) { record.suspended = on; });
 }

@@ -53,6 +53,7 @@ class ClusterAdministration final : public Administration {
   Result<std::string> create_tenant(const cluster::Tenant& tenant) override;
   Result<void> set_quota(const std::string& tenant, const cluster::Quota& quota) override;
   Result<void> set_tier(const std::string& tenant, cluster::Tier tier) override;
+  Result<void> set_no_store(const std::string& tenant, bool on) override;
   Result<void> suspend(const std::string& tenant, bool on) override;
   Result<std::string> rotate_key(const std::string& tenant, std::chrono::seconds grace) override;
   Result<std::map<std::string, cluster::Usage>> usage() override;

@@ -44,6 +44,7 @@ struct EmbedState {
     message.id = open->id;
     message.tenant = open->caller.tenant;
     message.model = open->model->name();
+    message.no_store = open->request.no_store;
     message.deadline_ms =
         static_cast<std::uint32_t>(std::min<std::int64_t>(open->services->deadline.count(), ~0U));
     for (std::size_t i = 0; i < inputs.size(); ++i) {

@@ -47,6 +47,7 @@ struct GenerateRequest {
   bool echo = false;                        // the prompt comes first, with logprobs if asked for
   bool ignore_eos = false;
   std::uint32_t deadline_ms = 0;  // 0: the operator's default
+  bool no_store = false;          // nothing that is computed for it goes to a cache on disk
   // To go on with an answer that another server began: empty, or one for each choice.
   std::vector<ReceivedChoice> resumed;
 };
@@ -117,6 +118,7 @@ class GenerationStream {
 struct EmbedRequest {
   std::string model;
   std::vector<std::variant<std::string, std::vector<TokenId>>> inputs;
+  bool no_store = false;  // as in GenerateRequest
 };
 struct EmbedResponse {
   std::vector<std::vector<float>> embeddings;

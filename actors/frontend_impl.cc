@@ -107,6 +107,12 @@ RequestId ClusterFrontend::next_id(std::uint32_t choices) {
   return RequestId(next_id_.fetch_add(std::clamp(choices, 1U, RequestLimits::choices)));
 }
 
+bool ClusterFrontend::stores_nothing(const TenantId& tenant) const {
+  const auto record =
+      access_.directory != nullptr ? access_.directory->tenant(tenant.get()) : std::nullopt;
+  return record && record->cache.no_store;
+}
+
 void ClusterFrontend::add_model(const std::string& name, Served served) {
   const std::lock_guard lock(models_mutex_);
   models_[name] = std::make_shared<const Served>(std::move(served));
@@ -148,6 +154,7 @@ std::shared_ptr<GenerationStream> ClusterFrontend::generate(
   open->listener = std::move(listener);
   open->arrived = std::chrono::steady_clock::now();
   if (!request.seed) request.seed = random_bits();
+  request.no_store = request.no_store || stores_nothing(caller.tenant);
   const auto served = find(request.model, ModelKind::causal);
   std::string name;
   if (!request.id.empty()) name = caller.tenant.get() + '/' + request.id;
@@ -190,6 +197,7 @@ std::function<void()> ClusterFrontend::embed(const Caller& caller, EmbedRequest 
   open->id = next_id(1);
   open->caller = caller;
   open->callback = std::move(callback);
+  request.no_store = request.no_store || stores_nothing(caller.tenant);
   const auto served = find(request.model, ModelKind::embedding);
   if (!served) {
     open->refusal = served.error();

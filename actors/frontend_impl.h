@@ -60,6 +60,8 @@ class ClusterFrontend final : public Frontend {
 
  private:
   RequestId next_id(std::uint32_t choices);
+  // Whether the tenant's record says that nothing of it goes to a cache on disk.
+  bool stores_nothing(const TenantId& tenant) const;
   Result<std::shared_ptr<const Served>> find(const std::string& model, ModelKind kind) const;
 
   caf::actor_system& system_;

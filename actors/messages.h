@@ -60,6 +60,7 @@ struct SubmitStream {
   bool worst_case = false;             // to be reserved; the router's to set, as is the next
   std::uint64_t guaranteed_bytes = 0;  // of KV, of this model on one node
   std::uint64_t kv_token_bytes = 0;    // that a token takes, for the tenant's quota
+  bool no_store = false;               // what is computed for it goes to no cache on disk
   std::vector<SequenceSpec> sequences;
 };
 
@@ -97,6 +98,7 @@ struct EmbedTokens {
   std::string model;
   std::vector<std::vector<TokenId>> inputs;
   std::uint32_t deadline_ms = 0;
+  bool no_store = false;  // as in SubmitStream
   MessageCharge charge;  // of the inputs, until an engine has them
 };
 struct EmbedResult {
@@ -324,14 +326,14 @@ PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logpr
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
                  x.max_new_tokens, x.any_length, x.stop_tokens, x.deadline_ms, x.weight,
                  x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes,
-                 x.kv_token_bytes, x.sequences)
+                 x.kv_token_bytes, x.no_store, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)
 PLIMSOLL_INSPECT(NodeEvents, x.node, x.epoch, x.events)
 PLIMSOLL_INSPECT(StreamEvents, x.events)
 PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
-PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms)
+PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms, x.no_store)
 PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
 PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version, x.cordoned)
 PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error, x.placed)

@@ -92,6 +92,7 @@ struct NodeState {
         sequence.capacity_class = request.capacity_class;
         sequence.worst_case = request.worst_case;
         sequence.guaranteed_bytes = request.guaranteed_bytes;
+        sequence.no_store = request.no_store;
         sequence.deadline = deadline;
         accepted = served->engine->submit(std::move(sequence));
       }

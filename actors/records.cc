@@ -196,6 +196,7 @@ void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   out.setTier(static_cast<schema::TenantRecord::Tier>(tenant.tier));
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
+  out.setNoStore(tenant.cache.no_store);
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setSha256(reader(tenant.keys[i].sha256));
@@ -253,6 +254,7 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     }
     out.suspended = from.getSuspended();
     out.is_operator = from.getIsOperator();
+    out.cache.no_store = from.getNoStore();
     for (const auto key : from.getKeys()) {
       out.keys.push_back({text(key.getSha256()), key.getCreatedS(), key.getExpiresS()});
     }

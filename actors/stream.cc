@@ -91,6 +91,7 @@ struct StreamState {
     submit.max_new_tokens = *cap;
     submit.any_length = !request().max_tokens;
     submit.kv_token_bytes = model.kv_token_bytes();
+    submit.no_store = request().no_store;
     if (!request().ignore_eos) submit.stop_tokens = model.end_tokens();
     auto deadline = open->services->deadline;
     if (request().deadline_ms > 0) {

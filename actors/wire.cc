@@ -212,6 +212,7 @@ void write(schema::Submit::Builder out, const SubmitStream& in) {
   out.setWorstCase(in.worst_case);
   out.setGuaranteedBytes(in.guaranteed_bytes);
   out.setEndpoint(static_cast<std::uint8_t>(in.endpoint));
+  out.setNoStore(in.no_store);
   auto sequences = out.initSequences(in.sequences.size());
   for (unsigned i = 0; i < sequences.size(); ++i) {
     const auto& from = in.sequences[i];
@@ -255,6 +256,7 @@ Result<Message> read(schema::Submit::Reader in) {
   out.worst_case = in.getWorstCase();
   out.guaranteed_bytes = in.getGuaranteedBytes();
   if (in.getEndpoint() < endpoint_count) out.endpoint = static_cast<Endpoint>(in.getEndpoint());
+  out.no_store = in.getNoStore();
   for (const auto from : in.getSequences()) {
     out.sequences.push_back({RequestId(from.getRun()), from.getSeed(), numbers(from.getResumed()),
                              from.getCredit(), from.getPromptLogprobs()});
@@ -366,6 +368,7 @@ void write(schema::Embed::Builder out, const EmbedTokens& in) {
     fill(inputs.init(i, in.inputs[i].size()), in.inputs[i]);
   }
   out.setDeadlineMs(in.deadline_ms);
+  out.setNoStore(in.no_store);
 }
 EmbedTokens read(schema::Embed::Reader in) {
   EmbedTokens out;
@@ -374,6 +377,7 @@ EmbedTokens read(schema::Embed::Reader in) {
   out.model = string_of(in.getModel());
   for (const auto input : in.getInputs()) out.inputs.push_back(numbers(input));
   out.deadline_ms = in.getDeadlineMs();
+  out.no_store = in.getNoStore();
   return out;
 }
 

@@ -44,6 +44,14 @@ Result<void> set_tier(cluster::Tier& tier, const std::string& text) {
   return wrong(fmt::format("'{}' is none of guaranteed, standard, best-effort", text));
 }
 
+Result<void> set_no_store(bool& no_store, const std::string& text) {
+  if (text != "default" && text != "no-store") {
+    return wrong(fmt::format("'{}' is none of default, no-store", text));
+  }
+  no_store = text == "no-store";
+  return {};
+}
+
 // Of one value, or of the items of a list.
 Result<std::vector<std::string>> texts_of(const YAML::Node& value) {
   if (value.IsScalar()) return std::vector{value.Scalar()};
@@ -106,6 +114,8 @@ Result<bool> set_in_tenant(cluster::Tenant& tenant, const std::string& name,
     set = set_flag(tenant.suspended, text);
   } else if (name == "tier") {
     set = set_tier(tenant.tier, text);
+  } else if (name == "cache") {
+    set = set_no_store(tenant.cache.no_store, text);
   } else {
     const auto* limit = find_limit(name);
     if (limit == nullptr) return false;
@@ -371,7 +381,8 @@ std::string show_config(const Config& config) {
     for (const auto& key : tenant.keys) out << key.sha256;
     out << YAML::EndSeq << YAML::Key << "operator" << YAML::Value << tenant.is_operator << YAML::Key
         << "tier" << YAML::Value << std::string(to_string(tenant.tier)) << YAML::Key << "suspended"
-        << YAML::Value << tenant.suspended;
+        << YAML::Value << tenant.suspended << YAML::Key << "cache" << YAML::Value
+        << (tenant.cache.no_store ? "no-store" : "default");
     for (const auto& limit : quota_limits<cluster::Quota>()) {
       out << YAML::Key << limit.key() << YAML::Value << limit.text(tenant.quota);
     }

@@ -57,6 +57,7 @@ Json to_json(const TenantView& view) {
           {"tier", view.tenant.tier},
           {"suspended", view.tenant.suspended},
           {"operator", view.tenant.is_operator},
+          {"cache", view.tenant.no_store ? "no-store" : "default"},
           {"home", view.home},
           {"sequences", view.sequences},
           {"tokens_per_second", view.tokens_per_second},

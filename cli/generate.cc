@@ -60,14 +60,15 @@ int generate(const GenerateOptions& options, const Remote& remote) {
   return interrupt.happened() ? exit_interrupted : exit_ok;
 }
 
-int embed(const std::string& model, std::vector<std::string> inputs, const Remote& remote) {
+int embed(const std::string& model, std::vector<std::string> inputs,
+          const client::EmbedOptions& options, const Remote& remote) {
   if (inputs.size() == 1 && inputs[0] == "-") {  // one text a line
     inputs.clear();
     for (std::string line; std::getline(std::cin, line);) inputs.push_back(line);
   }
   auto client = remote.connect();
   const auto name = pick_model(client, model, "embedding");
-  const auto answer = client.embed(name, inputs);
+  const auto answer = client.embed(name, inputs, options);
   if (remote.format != OutputFormat::table) {
     nlohmann::ordered_json json;
     json["model"] = name;
@@ -108,12 +109,15 @@ void add_generate(CLI::App& app, Context& context) {
   verb->add_option("--stop", request.stop, "ends the text; may be repeated")
       ->allow_extra_args(false);
   verb->add_flag("--echo", request.echo, "print the prompt too");
+  const char* no_store = "keep what is computed off the servers' disks";
+  verb->add_flag("--no-store", request.no_store, no_store);
   add_remote_options(*verb, context, true);
   verb->callback([options, &context] { context.exit_code = generate(*options, context.remote); });
 
   struct EmbedOptions {
     std::string model;
     std::vector<std::string> inputs;
+    client::EmbedOptions call;
   };
   auto embed_options = std::make_shared<EmbedOptions>();
   auto* embed_verb = app.add_subcommand("embed", "turn texts into vectors");
@@ -123,9 +127,11 @@ void add_generate(CLI::App& app, Context& context) {
                    "standard input")
       ->required();
   embed_verb->add_option("-m,--model", embed_options->model, "needed if the server has several");
+  embed_verb->add_flag("--no-store", embed_options->call.no_store, no_store);
   add_remote_options(*embed_verb, context, true);
   embed_verb->callback([embed_options, &context] {
-    context.exit_code = embed(embed_options->model, embed_options->inputs, context.remote);
+    context.exit_code = embed(embed_options->model, embed_options->inputs, embed_options->call,
+                              context.remote);
   });
 }
 

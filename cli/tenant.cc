@@ -43,9 +43,10 @@ View tenants_view(const std::vector<TenantView>& tenants) {
 }
 
 std::string tenant_text(const TenantView& view) {
-  std::string text = fmt::format("{}: {}, {}{}\nhome: {}\nnow: {} sequences, {:.1f} tokens/s, {}\n",
+  std::string text = fmt::format("{}: {}, {}{}{}\nhome: {}\nnow: {} sequences, {:.1f} tokens/s, {}\n",
                                  view.tenant.name, view.tenant.tier, state_of(view),
                                  view.tenant.is_operator ? ", operator" : "",
+                                 view.tenant.no_store ? ", not cached on disk" : "",
                                  fmt::join(view.home, ", "), view.sequences, view.tokens_per_second,
                                  human_bytes(static_cast<std::int64_t>(view.memory_bytes)));
   for (const auto& key : view.tenant.keys) {
@@ -129,6 +130,7 @@ void write_file(const std::string& file, const std::string& text) {
 struct Options {
   std::string name;
   std::string tier = "standard";
+  std::string cache = "default";
   bool is_operator = false;
   std::chrono::milliseconds grace{3'600'000};
   std::string csv;
@@ -187,6 +189,7 @@ void add_create(CLI::App& family, Context& context, const Shared& options) {
         tenant.name = options->name;
         tenant.tier = options->tier;
         tenant.is_operator = options->is_operator;
+        tenant.no_store = options->cache == "no-store";
         set_limits(options->limits, tenant.quota);
         const auto key = cluster.create_tenant(tenant);
         return secret(context.remote, {{"name", tenant.name}, {"api_key", key}}, key,
@@ -202,8 +205,25 @@ void add_create(CLI::App& family, Context& context, const Shared& options) {
         return done(context.remote, {{"name", options->name}, {"tier", options->tier}},
                     options->name + " is " + options->tier);
       });
+  auto* set_cache = add_operator_verb(
+      family, context, "set-cache", "let a tenant's work be cached on disk, or keep it off the disk",
+      [options, &context](Operator& cluster) {
+        const bool off = options->cache == "no-store";
+        cluster.set_no_store(options->name, off);
+        return done(context.remote, {{"name", options->name}, {"cache", options->cache}},
+                    options->name + (off ? " is no longer cached on disk; `plimsoll cache purge` "
+                                           "removes what is there"
+                                         : " is cached on disk"));
+      });
   create->add_option("name", options->name, "a-z, 0-9, _ . -")->required();
   set_tier->add_option("name", options->name)->required();
+  set_cache->add_option("name", options->name)->required();
+  for (auto* cache : {create->add_option("--cache", options->cache,
+                                         "no-store: nothing of its work goes to a node's disk")
+                          ->capture_default_str(),
+                      set_cache->add_option("cache", options->cache)->required()}) {
+    cache->check(CLI::IsMember({"default", "no-store"}))->option_text("default|no-store");
+  }
   for (auto* tier : {create->add_option("--tier", options->tier, "its share of contended service")
                          ->capture_default_str(),
                      set_tier->add_option("tier", options->tier)->required()}) {

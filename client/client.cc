@@ -47,6 +47,7 @@ void write(const GenerateRequest& in, schema::GenerateRequest::Builder out) {
   out.setIgnoreEos(in.ignore_eos);
   out.setDeadlineMs(in.deadline_ms);
   out.setRequestId(text_of(in.id));
+  out.setNoStore(in.no_store);
 }
 
 Delta read(schema::Delta::Reader in) {
@@ -231,11 +232,13 @@ Generation Client::generate(const GenerateRequest& request, const OnDelta& on_de
   return std::move(answer->generation);
 }
 
-Embeddings Client::embed(const std::string& model, const std::vector<std::string>& inputs) {
+Embeddings Client::embed(const std::string& model, const std::vector<std::string>& inputs,
+                         const EmbedOptions& options) {
   Embeddings out;
   impl_->run([&](schema::Inference::Client inference, Impl::Outcome& outcome) -> kj::Promise<void> {
     auto call = inference.embedRequest();
     call.setModel(text_of(model));
+    call.setNoStore(options.no_store);
     auto list = call.initInputs(inputs.size());
     for (unsigned i = 0; i < inputs.size(); ++i) list.set(i, text_of(inputs[i]));
     return call.send().then([&](auto response) {

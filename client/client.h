@@ -78,6 +78,7 @@ struct GenerateRequest {
   std::uint32_t deadline_ms = 0;  // 0: the server's default
   // Names the request in the servers' logs: at most 128 letters, digits and "._:-". Empty: random.
   std::string id = {};
+  bool no_store = false;  // nothing that is computed for it goes to a cache on disk
 };
 
 struct Token {
@@ -109,6 +110,9 @@ struct Generation {
   Usage usage;
 };
 
+struct EmbedOptions {
+  bool no_store = false;  // as in GenerateRequest
+};
 struct Embeddings {
   std::vector<std::vector<float>> vectors;  // one for each input, of length 1
   std::uint32_t prompt_tokens = 0;
@@ -203,7 +207,8 @@ class Client {
   // Returns when the answer is complete or cancelled (by on_delta, or by `stop`).
   Generation generate(const GenerateRequest& request, const OnDelta& on_delta = {},
                       std::stop_token stop = {});
-  Embeddings embed(const std::string& model, const std::vector<std::string>& inputs);
+  Embeddings embed(const std::string& model, const std::vector<std::string>& inputs,
+                   const EmbedOptions& options = {});
   std::vector<Model> models();
 
   // These need a key with the operator's rights, as do those of client/operator.h.

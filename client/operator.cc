@@ -111,6 +111,7 @@ TenantView read(schema::TenantView::Reader in) {
   out.tenant.quota = read(tenant.getQuota());
   out.tenant.suspended = tenant.getSuspended();
   out.tenant.is_operator = tenant.getIsOperator();
+  out.tenant.no_store = tenant.getNoStore();
   for (const auto key : tenant.getKeys()) {
     out.tenant.keys.push_back({key.getCreated(), key.getExpires()});
   }
@@ -312,6 +313,7 @@ std::string Operator::create_tenant(const Tenant& tenant) {
     write(tenant.quota, in.initQuota());
     in.setSuspended(tenant.suspended);
     in.setIsOperator(tenant.is_operator);
+    in.setNoStore(tenant.no_store);
     return request;
   };
   change(client_.session(), make, [&](auto& response) { out = string_of(response.getApiKey()); });
@@ -334,6 +336,16 @@ void Operator::set_tier(const std::string& tenant, const std::string& tier) {
     auto request = op.setTierRequest();
     request.setTenant(text_of(tenant));
     request.setTier(value);
+    return request;
+  };
+  change(client_.session(), make, nothing);
+}
+
+void Operator::set_no_store(const std::string& tenant, bool on) {
+  const auto make = [&](auto& op) {
+    auto request = op.setNoStoreRequest();
+    request.setTenant(text_of(tenant));
+    request.setOn(on);
     return request;
   };
   change(client_.session(), make, nothing);

@@ -87,6 +87,7 @@ struct Tenant {
   Quota quota;
   bool suspended = false;
   bool is_operator = false;
+  bool no_store = false;  // nothing that is computed for it goes to a cache on disk
   struct Key {
     std::uint64_t created = 0;  // Unix time
     std::uint64_t expires = 0;  // 0: never
@@ -159,6 +160,7 @@ class Operator {
   std::string create_tenant(const Tenant& tenant);  // its first key
   void set_quota(const std::string& tenant, const Quota& quota);
   void set_tier(const std::string& tenant, const std::string& tier);
+  void set_no_store(const std::string& tenant, bool on);
   void suspend(const std::string& tenant, bool on);
   // A new key; older ones stay valid for `grace`.
   std::string rotate_key(const std::string& tenant, std::chrono::seconds grace);

@@ -49,6 +49,12 @@ struct RequestCaps {
 };
 using TierCaps = std::array<RequestCaps, 3>;  // by Tier
 
+// What of a tenant's lies in the nodes' caches on disk.
+struct CachePolicy {
+  bool no_store = false;  // nothing that is computed for it
+  bool operator==(const CachePolicy&) const = default;
+};
+
 struct ApiKey {
   std::string sha256;           // lower-case hex; keys themselves are never kept
   std::uint64_t created_s = 0;  // Unix time; 0: it is the configuration's
@@ -65,6 +71,7 @@ struct Tenant {
   std::vector<ApiKey> keys;
   // Digest of the configuration's entry that the record was last brought to. Empty: none.
   std::string declared;
+  CachePolicy cache{};
   bool operator==(const Tenant&) const = default;
 };
 

@@ -135,6 +135,8 @@ struct Submit {
   # It starts only where its longest generation fits.
   guaranteedBytes @13 :UInt64;
   # Of KV, that the tenant has on this node for this model whatever others do.
+  noStore @14 :Bool;
+  # What is computed for it goes to no cache on disk.
 }
 
 struct Sampling {
@@ -193,6 +195,8 @@ struct Embed {
   model @2 :Text;
   inputs @3 :List(List(Int32));
   deadlineMs @4 :UInt32;
+  noStore @5 :Bool;
+  # As in Submit.
 }
 
 struct EmbedResult {

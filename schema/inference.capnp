@@ -27,8 +27,9 @@ interface Inference {
   generate @0 (request :GenerateRequest, sink :TokenSink) -> (usage :Usage, error :Error);
   # Returns after the last `push` and `done`.
 
-  embed @1 (model :Text, inputs :List(Text)) 
+  embed @1 (model :Text, inputs :List(Text), noStore :Bool)
       -> (embeddings :List(List(Float32)), promptTokens :UInt32, error :Error);
+  # noStore: as in GenerateRequest.
 
   models @2 () -> (models :List(Model));
 }
@@ -70,6 +71,8 @@ struct GenerateRequest {
   # 128 letters, digits and "._:-"; may be empty.
   resume @20 :List(Received);
   # Empty, or one for each choice.
+  noStore @21 :Bool = false;
+  # Nothing that is computed for this request goes to a cache on disk.
 }
 
 struct Received {

@@ -55,6 +55,9 @@ interface Operator {
   # second old, which keeps its id.
   nodeMemory @23 () -> (nodes :List(NodeMemory), error :Error);
   # Of the server's own process, the first, and of the nodes that report to it.
+
+  # ---- the caches on disk
+  setNoStore @24 (tenant :Text, on :Bool) -> (error :Error);
 }
 
 struct Status {
@@ -220,6 +223,8 @@ struct Tenant {
   isOperator @4 :Bool;
   keys @5 :List(Key);
   # Ignored when a tenant is created.
+  noStore @6 :Bool;
+  # Nothing that is computed for it goes to a cache on disk.
   struct Key {
     created @0 :UInt64;
     # Unix time, as is the next.

@@ -20,6 +20,8 @@ struct TenantRecord {
   declared @6 :Text;
   # SHA-256, in lower-case hex, of the configuration's entry that the record was last brought to;
   # empty: none.
+  noStore @7 :Bool;
+  # Nothing that is computed for it goes to a cache on disk.
 
   enum Tier {
     guaranteed @0;

@@ -39,6 +39,14 @@ std::string read_model(JsonFields& fields) {
   return model;
 }
 
+// Whether "cache" is "no-store".
+bool read_no_store(JsonFields& fields) {
+  const Json* value = fields.find("cache");
+  if (value == nullptr || *value == "default") return false;
+  if (*value != "no-store") fields.wrong("cache", "must be default or no-store");
+  return true;
+}
+
 bool is_tokens(const Json& value) {
   return value.is_array() && std::all_of(value.begin(), value.end(), [](const Json& item) {
            return JsonFields::in_range(item, 0, max_int32);
@@ -155,6 +163,7 @@ void read_common(JsonFields& fields, GenerationCall& call, GenerateRequest& requ
   request.choices = fields.integer<std::uint32_t>("n", 1, max_choices).value_or(1);
   request.ignore_eos = fields.boolean("ignore_eos");
   request.deadline_ms = fields.integer<std::uint32_t>("deadline_ms", 0, max_int32).value_or(0);
+  request.no_store = read_no_store(fields);
   read_stop(fields, request);
   read_logit_bias(fields, sampling);
   read_stream_options(fields, call);
@@ -344,6 +353,7 @@ Result<EmbeddingCall> parse_embedding_call(std::string_view body, const HoldByte
     fields.wrong("encoding_format", "must be float or base64");
   }
   call.base64 = format == "base64";
+  call.request.no_store = read_no_store(fields);
   fields.refuse({"dimensions"});
   fields.ignore({"user"});
   if (auto done = fields.finish(); !done) return fail(done.error());

@@ -1,7 +1,8 @@
 // Requests of the OpenAI API: JSON in, the cluster's request out. Knows nothing of HTTP.
 //
 // Follows https://platform.openai.com/docs/api-reference (chat, completions, embeddings) and takes
-// these extensions, which other servers have too: top_k, min_p, ignore_eos, and deadline_ms.
+// these extensions, which other servers have too: top_k, min_p, ignore_eos; and deadline_ms and
+// cache.
 // A field that is not known is refused, because ignoring it would give an answer to another
 // question than the one that was asked.
 #pragma once

@@ -80,6 +80,7 @@ void write(const cluster::Tenant& tenant, schema::Tenant::Builder out) {
   write(tenant.quota, out.initQuota());
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
+  out.setNoStore(tenant.cache.no_store);
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setCreated(tenant.keys[i].created_s);
@@ -255,6 +256,7 @@ Result<cluster::Tenant> read(schema::Tenant::Reader in) {
   out.quota = std::move(*quota);
   out.suspended = in.getSuspended();
   out.is_operator = in.getIsOperator();
+  out.cache.no_store = in.getNoStore();
   return out;
 }
 

@@ -195,6 +195,12 @@ class OperatorServer final : public schema::Operator::Server {
                      });
   }
 
+  kj::Promise<void> setNoStore(SetNoStoreContext context) override {
+    const auto params = context.getParams();
+    return run<void>(context, [tenant = string_of(params.getTenant()), on = params.getOn()](
+                                  Administration& a) { return a.set_no_store(tenant, on); });
+  }
+
   kj::Promise<void> suspend(SuspendContext context) override {
     const auto params = context.getParams();
     return run<void>(context, [tenant = string_of(params.getTenant()), on = params.getOn()](

@@ -57,6 +57,7 @@ Result<GenerateRequest> read_request(schema::GenerateRequest::Reader in) {
   out.ignore_eos = in.getIgnoreEos();
   out.deadline_ms = in.getDeadlineMs();
   out.id = string_of(in.getRequestId());
+  out.no_store = in.getNoStore();
   if (in.getResume().size() > 0 && !out.seed) {
     return fail(Error(ErrorCode::invalid_argument,
                       "resume needs the fixed seed with which the answer was begun")
@@ -249,6 +250,7 @@ class InferenceServer final : public schema::Inference::Server {
   kj::Promise<void> embed(EmbedContext context) override {
     EmbedRequest request;
     request.model = string_of(context.getParams().getModel());
+    request.no_store = context.getParams().getNoStore();
     for (const auto input : context.getParams().getInputs()) {
       request.inputs.emplace_back(string_of(input));
     }

@@ -231,6 +231,28 @@ TEST(Frontend, TheTenantsQuotaBoundsDeadlineAndCache) {
   EXPECT_GT(seen[0].cache_bytes, 0U);
 }
 
+TEST(Frontend, WhatShallNotBeStoredSaysSoToTheEngine) {
+  House house;
+  for (const bool no_store : {false, true}) {
+    auto request = House::text("abc");
+    request.no_store = no_store;
+    ASSERT_TRUE(house.generate(std::move(request))->wait());
+    EXPECT_EQ(house.engines[0]->requests().back().no_store, no_store);
+  }
+  cluster::Tenant local;
+  local.name = "local";
+  local.cache.no_store = true;
+  ASSERT_TRUE(house.directory->create_tenant(local));
+  ASSERT_TRUE(house.generate("abc", 3)->wait());
+  EXPECT_TRUE(house.engines[0]->requests().back().no_store) << "its tenant says so";
+  ASSERT_TRUE(house.directory->change_tenant("local", [](auto& tenant) -> Result<void> {
+    tenant.cache.no_store = false;
+    return {};
+  }));
+  ASSERT_TRUE(house.generate("abc", 3)->wait());
+  EXPECT_FALSE(house.engines[0]->requests().back().no_store);
+}
+
 TEST(Frontend, ATenantsCapCountsAllItsSequences) {
   House house({.tenant_sequences = 4});
   house.engines[0]->hold = true;

@@ -18,6 +18,7 @@ cluster::Tenant tenant() {
   cluster::Tenant out{"acme", cluster::Tier::best_effort, {}, true, true, {}, hash};
   out.quota = {1.5, 2.5, 3.5, 4.5, 5, 6ULL << 40, 11, 12, 7, 8, 9, 13, 10, {"qwen/7b", "bert"}};
   out.keys = {{hash, 11, 12}, {std::string(64, 'b'), 0, 0}};
+  out.cache.no_store = true;
   return out;
 }
 
@@ -60,6 +61,7 @@ TEST(Records, ARecordOfAnEarlierBuildMeansWhatItMeant) {
   const auto read = decode_tenant({bytes.begin(), bytes.size()}).value();
   EXPECT_EQ(read.name, "plain");
   EXPECT_EQ(read.quota, cluster::Quota{});
+  EXPECT_EQ(read.cache, cluster::CachePolicy{});
   // Before `declared` and `drainUntilMs`.
   cluster::Tenant tenant;
   tenant.name = "acme";
@@ -93,6 +95,7 @@ TEST(Records, OfADeclarationEveryFieldCounts) {
   EXPECT_TRUE(counts([](Tenant& t) { t.quota.deadline_ms = 0; }));
   EXPECT_TRUE(counts([](Tenant& t) { t.quota.models.pop_back(); }));
   EXPECT_TRUE(counts([](Tenant& t) { t.keys.pop_back(); }));
+  EXPECT_TRUE(counts([](Tenant& t) { t.cache.no_store = false; }));
 }
 
 TEST(Records, TornBytesGiveATypedError) {

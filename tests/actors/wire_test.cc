@@ -39,6 +39,7 @@ TEST(Wire, Submissions) {
   in.worst_case = true;
   in.guaranteed_bytes = 5 << 20;
   in.endpoint = Endpoint::chat_completions;
+  in.no_store = true;
   in.sequences = {{RequestId(~0ULL), ~0ULL - 1, {8, 9}, 16, true}, {RequestId(2), 3, {}, 0, false}};
   const auto out = through(in);
   EXPECT_EQ(out.tenant, in.tenant);
@@ -61,6 +62,8 @@ TEST(Wire, Submissions) {
   EXPECT_TRUE(out.worst_case);
   EXPECT_EQ(out.guaranteed_bytes, 5U << 20);
   EXPECT_EQ(out.endpoint, Endpoint::chat_completions);
+  EXPECT_TRUE(out.no_store);
+  EXPECT_FALSE(through(SubmitStream{}).no_store);
   ASSERT_EQ(out.sequences.size(), 2U);
   EXPECT_EQ(out.sequences[0].id, RequestId(~0ULL));
   EXPECT_EQ(out.sequences[0].seed, ~0ULL - 1);
@@ -243,6 +246,9 @@ TEST(Wire, TheRest) {
   embed.model = "e";
   embed.inputs = {{1, 2}, {}, {3}};
   EXPECT_EQ(through(embed).inputs, embed.inputs);
+  EXPECT_FALSE(through(embed).no_store);
+  embed.no_store = true;
+  EXPECT_TRUE(through(embed).no_store);
   EmbedResult result;
   result.id = RequestId(4);
   result.embeddings = {{0.5F, -0.5F}};

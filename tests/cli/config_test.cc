@@ -62,6 +62,7 @@ tenants:
     deadline: 30s
     generated_tokens: none
     models: [tiny, small]
+    cache: no-store
 tiers:
   standard: {prompt_tokens: 4096, deadline: 60s}
   best-effort:
@@ -83,6 +84,7 @@ tiers:
   const auto& tenant = server.tenants[0];
   EXPECT_TRUE(tenant.is_operator);
   EXPECT_TRUE(tenant.suspended);
+  EXPECT_TRUE(tenant.cache.no_store);
   EXPECT_EQ(tenant.tier, cluster::Tier::guaranteed);
   const cluster::Quota expected{.requests_per_second = 1.5,
                                 .burst_seconds = 0.5,
@@ -185,7 +187,8 @@ TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
                                       .cache_bytes = 3_MiB,
                                       .prompt_tokens = 5,
                                       .models = {"m", "n"}},
-                            .suspended = true}};
+                            .suspended = true,
+                            .cache = {.no_store = true}}};
   const std::string shown = show_config(config);
   Config again;
   const auto loaded = load_config(write(shown), again);

@@ -188,6 +188,8 @@ TEST_F(OperatorVerbsTest, EachVerbAsksTheClusterForOneThing) {
       {{"cluster", "join-token", "revoke", "plj-01", "-y"}, "revoke_join_token plj-01"},
       {{"tenant", "create", "t"}, "create_tenant t"},
       {{"tenant", "set-tier", "t", "guaranteed"}, "set_tier t"},
+      {{"tenant", "set-cache", "t", "no-store"}, "set_no_store t"},
+      {{"tenant", "set-cache", "t", "default"}, "set_no_store t off"},
       {{"tenant", "suspend", "t", "-y"}, "suspend t"},
       {{"tenant", "resume", "t"}, "resume t"},
       {{"tenant", "rotate-key", "t", "-y"}, "rotate_key t 3600"},
@@ -277,6 +279,8 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
                         "--tier",
                         "best-effort",
                         "--operator",
+                        "--cache",
+                        "no-store",
                         "--requests-per-second",
                         "2.5",
                         "--prompt-tokens-per-second",
@@ -310,6 +314,7 @@ TEST_F(OperatorVerbsTest, EveryLimitHasAFlag) {
   expected.name = "t";
   expected.tier = cluster::Tier::best_effort;
   expected.is_operator = true;
+  expected.cache.no_store = true;
   expected.quota = {2.5,        1000,         200,  1.5, 7,    2ULL << 30, 64ULL << 20,
                     1ULL << 30, 512ULL << 20, 4096, 256, 5000, 30'000,     {"a", "b"}};
   EXPECT_THAT(administration_.created, ElementsAre(expected));

@@ -111,6 +111,9 @@ class FakeAdministration final : public Administration {
     tiers.push_back(tier);
     return note("set_tier " + tenant);
   }
+  Result<void> set_no_store(const std::string& tenant, bool on) override {
+    return note("set_no_store " + tenant + (on ? "" : " off"));
+  }
   Result<void> suspend(const std::string& tenant, bool on) override {
     return note((on ? "suspend " : "resume ") + tenant);
   }
@@ -177,6 +180,7 @@ class FakeAdministration final : public Administration {
     view.tenant.tier = cluster::Tier::guaranteed;
     view.tenant.quota = {10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
                          3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
+    view.tenant.cache.no_store = true;
     view.tenant.keys = {{"ab12", 1'700'000'000, 0}, {"cd34", 1'600'000'000, 1'700'003'600}};
     view.home = {"node-a", "node-b"};
     view.sequences = 5;

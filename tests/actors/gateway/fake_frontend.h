@@ -74,6 +74,10 @@ class FakeFrontend final : public Frontend {
 
   std::function<void()> embed(const Caller&, EmbedRequest request,
                               EmbedCallback callback) override {
+    {
+      const std::lock_guard lock(mutex_);
+      embed_requests_.push_back(request);
+    }
     if (request.model != "fake") {
       callback(fail(ErrorCode::not_found, "no model named '" + request.model + "'"), limits);
       return [] {};
@@ -90,6 +94,11 @@ class FakeFrontend final : public Frontend {
   std::vector<GenerateRequest> requests() const {
     const std::lock_guard lock(mutex_);
     return requests_;
+  }
+
+  std::vector<EmbedRequest> embed_requests() const {
+    const std::lock_guard lock(mutex_);
+    return embed_requests_;
   }
 
   std::vector<ModelCard> models() const override {
@@ -247,6 +256,7 @@ class FakeFrontend final : public Frontend {
 
   mutable std::mutex mutex_;
   std::vector<GenerateRequest> requests_;
+  std::vector<EmbedRequest> embed_requests_;
   std::vector<std::thread> threads_;
   std::string revoked_;
   std::optional<RequestMemory> memory_;

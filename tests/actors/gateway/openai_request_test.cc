@@ -89,6 +89,33 @@ TEST(OpenAiRequest, HarmlessFieldsAreTaken) {
             R"("response_format":{"type":"text"},"modalities":["text"])");
 }
 
+TEST(OpenAiRequest, WhatShallNotBeStoredSaysSo) {
+  for (const auto& [field, no_store] :
+       {std::pair(R"(,"cache":"no-store")", true), {R"(,"cache":"default")", false},
+        {R"(,"cache":null)", false}, {"", false}}) {
+    EXPECT_EQ(good_chat(field).no_store, no_store) << field;
+    const std::string rest = std::string(R"("x")") + field + "}";
+    const auto completion = parse_completion_call(R"({"model":"m","prompt":)" + rest);
+    ASSERT_TRUE(completion) << completion.error().message;
+    EXPECT_EQ(completion->requests.at(0).no_store, no_store) << field;
+    const auto embedding = parse_embedding_call(R"({"model":"m","input":)" + rest);
+    ASSERT_TRUE(embedding) << embedding.error().message;
+    EXPECT_EQ(embedding->request.no_store, no_store) << field;
+  }
+  for (const std::string value : {R"("")", R"("No-Store")", "true", "0", "{}"}) {
+    const std::string rest = R"("x","cache":)" + value + "}";
+    const auto completion = parse_completion_call(R"({"model":"m","prompt":)" + rest);
+    const auto embedding = parse_embedding_call(R"({"model":"m","input":)" + rest);
+    ASSERT_FALSE(completion) << value;
+    ASSERT_FALSE(embedding) << value;
+    for (const auto& error : {completion.error(), embedding.error()}) {
+      EXPECT_EQ(error.code, ErrorCode::invalid_argument);
+      EXPECT_EQ(error.param, "cache");
+      EXPECT_EQ(error.message, "'cache' must be default or no-store");
+    }
+  }
+}
+
 TEST(OpenAiRequest, WhatIsOutOfRangeIsNamed) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {R"("temperature":2.1)", "temperature"},

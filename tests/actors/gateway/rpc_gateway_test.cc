@@ -165,6 +165,24 @@ TEST_F(RpcGatewayTest, Embeds) {
   EXPECT_EQ(answer.vectors[1], (std::vector<float>{1.0F, 1.0F}));
 }
 
+TEST_F(RpcGatewayTest, WhatShallNotBeStoredSaysSo) {
+  auto client = connect();
+  auto secret = request(1);
+  client.generate(secret);
+  secret.no_store = true;
+  client.generate(secret);
+  client.embed("fake", {"a"});
+  client.embed("fake", {"a"}, {.no_store = true});
+  const auto generated = frontend_.requests();
+  ASSERT_EQ(generated.size(), 2U);
+  EXPECT_FALSE(generated[0].no_store);
+  EXPECT_TRUE(generated[1].no_store);
+  const auto embedded = frontend_.embed_requests();
+  ASSERT_EQ(embedded.size(), 2U);
+  EXPECT_FALSE(embedded[0].no_store);
+  EXPECT_TRUE(embedded[1].no_store);
+}
+
 TEST_F(RpcGatewayTest, ALostConnectionCancelsItsCalls) {
   frontend_.token_delay_us = 500;
   {

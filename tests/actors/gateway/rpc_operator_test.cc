@@ -159,6 +159,7 @@ TEST_F(RpcOperatorTest, ShowsTenants) {
   EXPECT_EQ(view.tenant.tier, "guaranteed");
   EXPECT_FALSE(view.tenant.suspended);
   EXPECT_FALSE(view.tenant.is_operator);
+  EXPECT_TRUE(view.tenant.no_store);
   const client::Quota quota{10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
                             3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
   EXPECT_EQ(view.tenant.quota, quota);
@@ -179,20 +180,25 @@ TEST_F(RpcOperatorTest, ChangesTenants) {
   tenant.tier = "best-effort";
   tenant.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 13, 10, {"a", "b"}};
   tenant.is_operator = true;
+  tenant.no_store = true;
   EXPECT_EQ(op.create_tenant(tenant), "pl-first");
   op.set_quota("globex", {.requests_per_second = 0.5, .kv_bytes = 5ULL << 32});
   op.set_tier("globex", "guaranteed");
+  op.set_no_store("globex", true);
+  op.set_no_store("globex", false);
   op.suspend("globex", true);
   op.suspend("globex", false);
   EXPECT_EQ(op.rotate_key("globex", 2h), "pl-second");
   EXPECT_THAT(administration_.asked(),
               ElementsAre("create_tenant globex", "set_quota globex", "set_tier globex",
-                          "suspend globex", "resume globex", "rotate_key globex 7200"));
+                          "set_no_store globex", "set_no_store globex off", "suspend globex",
+                          "resume globex", "rotate_key globex 7200"));
   cluster::Tenant expected;
   expected.name = "globex";
   expected.tier = cluster::Tier::best_effort;
   expected.quota = {1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 13, 10, {"a", "b"}};
   expected.is_operator = true;
+  expected.cache.no_store = true;
   EXPECT_THAT(administration_.created, ElementsAre(expected));
   cluster::Quota quota;
   quota.requests_per_second = 0.5;
