@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/cache_calls.h"
 #include "cluster/event_log.h"
 #include "cluster/tenant.h"
 #include "engine/base/result.h"
@@ -116,6 +117,17 @@ class Administration {
   virtual Result<void> suspend(const std::string& tenant, bool on) = 0;
   virtual Result<std::string> rotate_key(const std::string& tenant, std::chrono::seconds grace) = 0;
   virtual Result<std::map<std::string, cluster::Usage>> usage() = 0;
+
+  // Of its entries in the caches on disk, on each node; absent: as the node is configured.
+  virtual Result<void> set_cache_quota(const std::string& tenant,
+                                       std::optional<std::uint64_t> bytes) = 0;
+  virtual Result<void> set_cache_ttl(const std::string& tenant, storage::CacheKind kind,
+                                     std::optional<std::chrono::milliseconds> ttl) = 0;
+  // Asks a node's cache on disk, or, where `node` is empty, that of each node that is there and has
+  // one. What one of several answers with an error is in its answer. Errors: not_found (the node,
+  // or the tenant of a purge: none is recorded, nor had entries), failed_precondition (no cache).
+  virtual Result<std::vector<NodeCacheAnswer>> ask_caches(const CacheCall& call,
+                                                          const std::string& node) = 0;
 
   virtual Result<std::vector<ModelView>> models() = 0;
   // Empty `nodes`: all of them. Returns when it is accepted; models() shows how far it is.

@@ -15,6 +15,8 @@ namespace {
 constexpr std::chrono::milliseconds look_again{50};
 // After a drain's deadline, for what then moves.
 constexpr std::chrono::seconds move_grace{2};
+// For what a node answers from memory.
+constexpr std::chrono::seconds look_patience{5};
 
 std::uint64_t now_s() { return static_cast<std::uint64_t>(std::time(nullptr)); }
 
@@ -277,6 +279,90 @@ Result<std::string> ClusterAdministration::rotate_key(const std::string& tenant,
 
 Result<std::map<std::string, cluster::Usage>> ClusterAdministration::usage() {
   return services_.keeper.usage();
+}
+
+// ---------------------------------------------------------------- caches on disk
+
+Result<void> ClusterAdministration::set_cache_quota(const std::string& tenant,
+                                                    std::optional<std::uint64_t> bytes) {
+  return change_tenant(tenant, [&](cluster::Tenant& record) { record.cache.bytes = bytes; });
+}
+
+Result<void> ClusterAdministration::set_cache_ttl(const std::string& tenant,
+                                                  storage::CacheKind kind,
+                                                  std::optional<std::chrono::milliseconds> ttl) {
+  if (ttl && *ttl > storage::longest_cache_ttl) {
+    return fail(Error(ErrorCode::invalid_argument, "a TTL of the cache on disk is 30 days at most")
+                    .with_param("ttl"));
+  }
+  return change_tenant(tenant, [&](cluster::Tenant& record) {
+    auto& ttl_ms = record.cache.ttl_ms[static_cast<std::size_t>(kind)];
+    ttl_ms.reset();
+    if (ttl) ttl_ms = static_cast<std::uint32_t>(ttl->count());
+  });
+}
+
+// All at once: the slowest is what it takes.
+std::vector<NodeCacheAnswer> ClusterAdministration::ask_each(
+    const CacheCall& call, const std::vector<std::string>& nodes) const {
+  caf::scoped_actor self(services_.router.home_system());
+  const bool purges = std::holds_alternative<storage::CachePurge>(call);
+  const std::chrono::seconds patience = purges ? cache_call_patience : look_patience;
+  const auto ask = [&](const std::string& node) {
+    return self->request(services_.router, patience, AskNodeCache{node, call});
+  };
+  std::vector<decltype(ask({}))> asked;
+  for (const auto& node : nodes) asked.push_back(ask(node));
+  std::vector<NodeCacheAnswer> answers;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    NodeCacheAnswer answer{nodes[i], {}};
+    asked[i].receive([&](CacheAnswer& said) { answer.answer = std::move(said); },
+                     [&](const caf::error&) {
+                       answer.answer.error =
+                           Error(ErrorCode::unavailable,
+                                 "node '" + nodes[i] +
+                                     "' has not answered in time; what it was asked for it may "
+                                     "still do, unless it is too old to know of it")
+                               .retry_after(1000);
+                     });
+    answers.push_back(std::move(answer));
+  }
+  return answers;
+}
+
+Result<std::vector<NodeCacheAnswer>> ClusterAdministration::ask_caches(const CacheCall& call,
+                                                                       const std::string& node) {
+  std::vector<std::string> nodes;
+  for (const auto& status : services_.board.nodes()) {
+    const bool wanted = node.empty() ? status.state != "lost" : status.name == node;
+    if (wanted) nodes.push_back(status.name);
+  }
+  if (!node.empty() && nodes.empty()) return no_node(node);
+  auto answers = ask_each(call, nodes);
+  if (!node.empty()) {
+    if (auto& error = answers.front().answer.error) return fail(std::move(*error));
+  } else {
+    std::erase_if(answers, [](const NodeCacheAnswer& each) {
+      const auto& error = each.answer.error;
+      return error && error->code == ErrorCode::failed_precondition;
+    });
+    if (answers.empty()) {
+      return fail(ErrorCode::failed_precondition,
+                  "no node has a cache on disk: their configurations name no cache.directory");
+    }
+  }
+  const auto* purge = std::get_if<storage::CachePurge>(&call);
+  if (purge == nullptr || !purge->tenant || services_.directory.tenant(purge->tenant->get())) {
+    return answers;
+  }
+  // It may have been removed, and its entries not.
+  const bool unknown = std::ranges::all_of(answers, [](const NodeCacheAnswer& each) {
+    return !each.answer.error && each.answer.purged_entries == 0;
+  });
+  if (unknown) {
+    return fail(ErrorCode::not_found, "no tenant named '" + purge->tenant->get() + "'");
+  }
+  return answers;
 }
 
 // ---------------------------------------------------------------- models

@@ -58,6 +58,13 @@ class ClusterAdministration final : public Administration {
   Result<std::string> rotate_key(const std::string& tenant, std::chrono::seconds grace) override;
   Result<std::map<std::string, cluster::Usage>> usage() override;
 
+  Result<void> set_cache_quota(const std::string& tenant,
+                               std::optional<std::uint64_t> bytes) override;
+  Result<void> set_cache_ttl(const std::string& tenant, storage::CacheKind kind,
+                             std::optional<std::chrono::milliseconds> ttl) override;
+  Result<std::vector<NodeCacheAnswer>> ask_caches(const CacheCall& call,
+                                                  const std::string& node) override;
+
   Result<std::vector<ModelView>> models() override;
   Result<void> load_model(const std::string& name, const std::string& source,
                           const std::vector<std::string>& nodes) override;
@@ -73,6 +80,8 @@ class ClusterAdministration final : public Administration {
   Result<void> change_tenant(const std::string& name,
                              const std::function<void(cluster::Tenant&)>& change);
   Result<std::vector<TenantView>> views(const std::vector<cluster::Tenant>& tenants);
+  std::vector<NodeCacheAnswer> ask_each(const CacheCall& call,
+                                        const std::vector<std::string>& nodes) const;
   Result<ModelPlacement> placement(const std::string& model) const;
   Result<void> check_nodes(const std::vector<std::string>& nodes) const;
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/cache_calls.h"
 #include "actors/frontend.h"
 #include "cluster/event.h"
 #include "cluster/router.h"
@@ -99,7 +100,7 @@ struct EmbedTokens {
   std::vector<std::vector<TokenId>> inputs;
   std::uint32_t deadline_ms = 0;
   bool no_store = false;  // as in SubmitStream
-  MessageCharge charge;  // of the inputs, until an engine has them
+  MessageCharge charge;   // of the inputs, until an engine has them
 };
 struct EmbedResult {
   RequestId id;
@@ -170,6 +171,15 @@ struct PlacedModel {
 struct SetPlacements {
   std::vector<PlacedModel> models;
 };
+// Of all tenants that have one of their own; from the records to the router, and to its nodes.
+struct SetCachePolicies {
+  CachePolicies tenants;
+};
+// To the router: a call to the cache on disk of one of its nodes.
+struct AskNodeCache {
+  std::string node;
+  CacheCall call;
+};
 // Take nothing new; what still runs after the deadline ends with `unavailable`.
 struct Drain {
   std::uint32_t deadline_ms = 0;
@@ -204,6 +214,10 @@ struct EngineLoaded {
 // These never leave the process.
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::InRouter)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::SetPlacements)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::SetCachePolicies)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::AskNodeCache)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::CacheCall)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::CacheAnswer)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::LoadAttemptPtr)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::RetireEngine)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::EngineLoaded)
@@ -254,16 +268,20 @@ using NodeActor =
                      caf::reacts_to<EmbedTokens, NodeListener>, caf::reacts_to<CancelSequences>,
                      caf::reacts_to<AddCredit>, caf::reacts_to<StartAtom, NodeListener>,
                      caf::reacts_to<SetPressure>, caf::reacts_to<Drain>, caf::reacts_to<LoadModel>,
-                     caf::reacts_to<UnloadModel>, caf::reacts_to<EngineLoaded>,
+                     caf::reacts_to<UnloadModel>, caf::reacts_to<SetCachePolicies>,
+                     caf::replies_to<CacheCall>::with<CacheAnswer>, caf::reacts_to<EngineLoaded>,
                      caf::replies_to<IdleAtom>::with<bool>, caf::reacts_to<EngineEvents>,
                      caf::reacts_to<EmbedResult>, caf::reacts_to<TickAtom>>;
 using RouterActor = NodeListener::extend<
     caf::reacts_to<SubmitStream, StreamSink>, caf::reacts_to<EmbedTokens, EmbedSink>,
     caf::reacts_to<CancelSequences>, caf::reacts_to<AddCredit>, caf::reacts_to<NodeUp, NodeActor>,
-    caf::reacts_to<ModelEntry>, caf::reacts_to<SetPlacements>, caf::reacts_to<Drain>,
+    caf::reacts_to<ModelEntry>, caf::reacts_to<SetPlacements>, caf::reacts_to<SetCachePolicies>,
+    caf::replies_to<AskNodeCache>::with<CacheAnswer>, caf::reacts_to<Drain>,
     caf::reacts_to<EndAllAtom>, caf::reacts_to<InRouter>, caf::reacts_to<TickAtom>>;
 // Loads a node's models and ends its engines, one after the other and in order.
 using LoaderActor = caf::typed_actor<caf::reacts_to<LoadAttemptPtr>, caf::reacts_to<RetireEngine>>;
+// Does what a node's cache on disk takes time for.
+using CacheClerk = caf::typed_actor<caf::replies_to<CacheCall>::with<CacheAnswer>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
 // ---- how each is written
@@ -318,8 +336,9 @@ PLIMSOLL_INSPECT(SequenceUsage, x.prompt_tokens, x.cached_tokens, x.generated_to
 PLIMSOLL_INSPECT(SequenceEvent, x.id, x.prompt, x.tokens, x.finish, x.error, x.usage)
 PLIMSOLL_INSPECT(EngineStats, x.waiting, x.running, x.paused, x.kv_blocks_total, x.kv_blocks_used,
                  x.kv_blocks_cached, x.steps_total, x.prompt_tokens_total,
-                 x.cached_prompt_tokens_total, x.generated_tokens_total, x.preemptions_total,
-                 x.finished_total, x.refused_total, x.cancelled_total, x.step_seconds_total)
+                 x.cached_prompt_tokens_total, x.restored_tokens_total, x.generated_tokens_total,
+                 x.preemptions_total, x.finished_total, x.refused_total, x.cancelled_total,
+                 x.step_seconds_total)
 PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, x.heads, x.kv_heads,
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)

@@ -75,6 +75,9 @@ void add_engine(Families& out, const std::string& node, const std::string& model
               static_cast<double>(stats.steps_total));
   out.counter("plimsoll_step_seconds_total", "Time spent in forward passes.", labels,
               stats.step_seconds_total);
+  out.counter("plimsoll_restored_tokens_total",
+              "Tokens whose KV came from the cache on disk, instead of being computed again.",
+              labels, static_cast<double>(stats.restored_tokens_total));
   out.counter("plimsoll_preemptions_total", "Sequences that lost their KV blocks to others.",
               labels, static_cast<double>(stats.preemptions_total));
   help = "Sequences that an engine is done with.";
@@ -116,6 +119,13 @@ void add_stalls(Families& out, const char* scope, const MemoryPressure& pressure
 void add_cache(Families& out, const storage::DiskCacheStats& stats) {
   out.gauge("plimsoll_cache_limit_bytes", "What the files of the cache on disk may come to.", {},
             static_cast<double>(stats.limit_bytes));
+  const auto memory = [&](const char* part, std::uint64_t bytes) {
+    out.gauge("plimsoll_cache_memory_bytes", "What the cache on disk keeps in memory.",
+              {{"part", part}}, static_cast<double>(bytes));
+  };
+  memory("buffer", stats.buffered_bytes);
+  memory("index", stats.index_bytes);
+  memory("tables", stats.table_bytes);
   out.gauge("plimsoll_cache_writable", "0 while nothing can be written to the cache on disk.", {},
             stats.trouble.empty() ? 1 : 0);
   for (const auto& [tenant, kinds] : stats.tenants) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <caf/io/all.hpp>
 #include <caf/openssl/all.hpp>
+#include <map>
 #include <thread>
 #include <unordered_set>
 
@@ -84,6 +85,11 @@ struct ProxyState {
   Self self;
   ProxyConfig config;
   Account* queues = nullptr;
+  // Calls to the node's cache that wait for an answer, the oldest first. Whoever asked does not
+  // wait for ever: a node of an earlier version never answers.
+  static constexpr std::size_t most_asked = 64;
+  std::map<std::uint64_t, caf::typed_response_promise<CacheAnswer>> asked;
+  std::uint64_t last_asked = 0;
 
   void send(const wire::Message& message) {
     caf::anon_send(config.remote, Frame{wire::encode(message)});
@@ -122,6 +128,17 @@ struct ProxyState {
     self->send(config.router, std::move(events));
   }
   void receive(EmbedResult& result) { self->send(config.router, std::move(result)); }
+  void receive(wire::TellCache& told) {
+    const auto it = asked.find(told.id);
+    if (it == asked.end()) return;
+    it->second.deliver(std::move(told.answer));
+    asked.erase(it);
+  }
+  caf::typed_response_promise<CacheAnswer> ask(const CacheCall& call) {
+    if (asked.size() == most_asked) asked.erase(asked.begin());
+    send(wire::AskCache{++last_asked, call});
+    return asked[last_asked] = self->make_response_promise<CacheAnswer>();
+  }
   template <class Other>
   void receive(const Other&) {}  // not for a router
 };
@@ -157,6 +174,8 @@ ProxyActor::behavior_type proxy(ProxyState::Self self, const std::shared_ptr<Pro
       [=](const Drain& message) { forward(message); },
       [=](const LoadModel& message) { forward(message); },
       [=](const UnloadModel& message) { forward(message); },
+      [=](const SetCachePolicies& message) { forward(message); },
+      [=](const CacheCall& call) { return self->state.ask(call); },
       [](const EngineLoaded&) {},
       [](IdleAtom) { return true; },
       [](const EngineEvents&) {},
@@ -332,6 +351,19 @@ struct LinkState {
   void receive(Drain& message) { self->send(config.node_actor, message); }
   void receive(LoadModel& message) { self->send(config.node_actor, std::move(message)); }
   void receive(UnloadModel& message) { self->send(config.node_actor, std::move(message)); }
+  void receive(SetCachePolicies& message) { self->send(config.node_actor, std::move(message)); }
+  void receive(wire::AskCache& ask) {
+    const auto tell = [this, id = ask.id](CacheAnswer answer) {
+      send(wire::TellCache{id, std::move(answer)});
+    };
+    self->request(config.node_actor, cache_call_patience, std::move(ask.call))
+        .then(tell, [tell](const caf::error& error) {
+          CacheAnswer none;
+          none.error =
+              Error(ErrorCode::unavailable, "the node does not answer: " + caf::to_string(error));
+          tell(std::move(none));
+        });
+  }
   template <class Other>
   void receive(const Other&) {}  // not for a node
 

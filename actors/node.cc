@@ -36,6 +36,7 @@ struct NodeState {
   Account* queues = nullptr;
   std::vector<NodeListener> listeners;  // where the heartbeats go
   LoaderActor loader;
+  CacheClerk clerk;  // null: there is no cache
   // By model: what was not loaded yet, or could not be.
   struct Loading {
     LoadAttemptPtr attempt;
@@ -318,6 +319,18 @@ struct NodeState {
     }
   }
 
+  caf::result<CacheAnswer> ask_cache(const CacheCall& call) {
+    if (config.cache == nullptr) {
+      CacheAnswer none;
+      none.error = Error(ErrorCode::failed_precondition,
+                         "node '" + config.name +
+                             "' has no cache on disk: its configuration names no cache.directory");
+      return none;
+    }
+    if (std::holds_alternative<storage::CachePurge>(call)) return self->delegate(clerk, call);
+    return config.cache->answer(call);
+  }
+
   void beat() {
     report();
     self->delayed_send(self, config.heartbeat, TickAtom::value);
@@ -346,6 +359,11 @@ LoaderActor::behavior_type loader(
   };
 }
 
+CacheClerk::behavior_type cache_clerk(CacheClerk::pointer,
+                                      const std::shared_ptr<NodeCache>& cache) {
+  return {[=](const CacheCall& call) { return cache->answer(call); }};
+}
+
 NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeConfig>& config) {
   auto& state = self->state;
   state.config = std::move(*config);
@@ -354,6 +372,9 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
   // On a thread of its own; the node goes on. It ends with the node.
   state.loader =
       self->spawn<caf::detached + caf::linked>(loader, NodeActor(self), state.config.load);
+  if (const auto& cache = state.config.cache) {
+    state.clerk = self->spawn<caf::detached + caf::linked>(cache_clerk, cache);
+  }
   return {
       [=](SubmitStream& request, const NodeListener& owner) { self->state.submit(request, owner); },
       [=](EmbedTokens& request, const NodeListener& owner) { self->state.embed(request, owner); },
@@ -389,6 +410,10 @@ NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeCo
       },
       [=](const LoadModel& request) { self->state.load(request); },
       [=](const UnloadModel& request) { self->state.unload(request.name); },
+      [=](const SetCachePolicies& policies) {
+        if (const auto& cache = self->state.config.cache) cache->set_policies(policies.tenants);
+      },
+      [=](const CacheCall& call) { return self->state.ask_cache(call); },
       [=](EngineLoaded& loaded) { self->state.loaded(loaded); },
       [=](IdleAtom) { return self->state.held.empty(); },
       [=](EngineEvents& step) { self->state.emit(step); },

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "actors/messages.h"
+#include "actors/node_cache.h"
 #include "engine/kernels/cpu/thread_pool.h"
 #include "engine/loop/embedding_engine.h"
 #include "engine/loop/engine.h"
@@ -46,6 +47,7 @@ struct NodeConfig {
   // Loads one more model, on a thread that it may block; one at a time, and after the engines that
   // were unloaded before have ended. Absent: what there is stays.
   std::function<Result<ServedEngine>(const LoadModel&)> load;
+  std::shared_ptr<NodeCache> cache;  // null: there is none
 };
 
 // The engines end with the actor.

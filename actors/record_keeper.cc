@@ -94,6 +94,7 @@ void RecordKeeper::run() {
 void RecordKeeper::apply() {
   const std::lock_guard lock(apply_mutex_);
   apply_tenants();
+  apply_cache_policies();
   apply_nodes();
   auto placements = directory_.placements();
   if (placements != placements_) {
@@ -120,6 +121,19 @@ void RecordKeeper::apply_tenants() {
     for (const auto& name : gone) router.remove_tenant(name);
   });
   if (applied) tenants_ = std::move(wanted);  // else the next round tries again
+}
+
+// What the router puts into requests, no node needs to know before.
+void RecordKeeper::apply_cache_policies() {
+  CachePolicies wanted;
+  for (const auto& [name, tenant] : tenants_) {
+    auto policy = tenant.cache;
+    policy.no_store = false;
+    if (policy != cluster::CachePolicy{}) wanted.emplace(name, std::move(policy));
+  }
+  if (wanted == cache_policies_) return;
+  cache_policies_ = std::move(wanted);
+  caf::anon_send(config_.router, SetCachePolicies{cache_policies_});
 }
 
 void RecordKeeper::apply_nodes() {

@@ -54,6 +54,7 @@ class RecordKeeper {
   void run();
   Result<void> save_usage();
   void apply_tenants();
+  void apply_cache_policies();
   void apply_nodes();
   void announce();
 
@@ -62,6 +63,7 @@ class RecordKeeper {
 
   std::mutex apply_mutex_;
   std::map<std::string, cluster::Tenant> tenants_;  // as the router has them
+  CachePolicies cache_policies_;
   std::map<std::string, NodeRecord> nodes_;
   std::vector<ModelPlacement> placements_;
 

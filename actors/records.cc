@@ -6,12 +6,14 @@
 #include <kj/io.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "schema/records.capnp.h"
+#include "storage/disk_cache.h"
 
 namespace plimsoll {
 namespace {
@@ -129,6 +131,11 @@ Result<void> check(const cluster::Tenant& tenant) {
       !std::all_of(quota.models.begin(), quota.models.end(), is_model)) {
     return refuse("models", "models are at most 4096 names of 1 to 256 printable bytes");
   }
+  for (const auto& ttl : tenant.cache.ttl_ms) {
+    if (ttl && std::chrono::milliseconds(*ttl) > storage::longest_cache_ttl) {
+      return refuse("ttl", "a TTL of the cache on disk is 30 days at most");
+    }
+  }
   for (const auto& key : tenant.keys) {
     if (!is_sha256(key.sha256)) {
       return refuse("keys", "a key is kept as the 64 lower-case hex digits of its SHA-256");
@@ -191,12 +198,21 @@ Result<void> check(const RouterRecord& router) {
 
 namespace {
 
+// Of the cache on disk.
+constexpr std::uint64_t default_bytes = ~std::uint64_t{0};
+constexpr std::uint32_t default_ttl = ~std::uint32_t{0};
+
 void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   out.setName(reader(tenant.name));
   out.setTier(static_cast<schema::TenantRecord::Tier>(tenant.tier));
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
-  out.setNoStore(tenant.cache.no_store);
+  const auto& cache = tenant.cache;
+  out.setNoStore(cache.no_store);
+  out.setDiskCacheBytes(cache.bytes.value_or(default_bytes));
+  out.setPrefixTtlMs(cache.ttl_ms[0].value_or(default_ttl));
+  out.setEmbeddingTtlMs(cache.ttl_ms[1].value_or(default_ttl));
+  out.setTokensTtlMs(cache.ttl_ms[2].value_or(default_ttl));
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setSha256(reader(tenant.keys[i].sha256));
@@ -255,6 +271,13 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     out.suspended = from.getSuspended();
     out.is_operator = from.getIsOperator();
     out.cache.no_store = from.getNoStore();
+    if (const auto bytes = from.getDiskCacheBytes(); bytes != default_bytes)
+      out.cache.bytes = bytes;
+    const std::uint32_t ttls[] = {from.getPrefixTtlMs(), from.getEmbeddingTtlMs(),
+                                  from.getTokensTtlMs()};
+    for (std::size_t i = 0; i < std::size(ttls); ++i) {
+      if (ttls[i] != default_ttl) out.cache.ttl_ms[i] = ttls[i];
+    }
     for (const auto key : from.getKeys()) {
       out.keys.push_back({text(key.getSha256()), key.getCreatedS(), key.getExpiresS()});
     }

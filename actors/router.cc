@@ -93,6 +93,7 @@ struct RouterState {
   std::map<std::string, std::string> versions;  // that the models of this router have
   std::set<std::pair<std::string, std::string>> warned;
   Placements placements;
+  CachePolicies cache_policies;
   std::map<std::string, std::deque<Held>> held;  // by tenant; each is an open request
   bool draining = false;
   bool stale = false;  // the board: heartbeats came since
@@ -419,6 +420,20 @@ struct RouterState {
     for (const auto& [name, peer] : peers) place(name);
   }
 
+  void set_cache_policies(const SetCachePolicies& message) {
+    cache_policies = message.tenants;
+    for (const auto& [name, peer] : peers) self->send(peer.actor, message);
+  }
+
+  caf::result<CacheAnswer> ask_cache(const AskNodeCache& message) {
+    const auto peer = peers.find(message.node);
+    if (peer != peers.end()) return self->delegate(peer->second.actor, message.call);
+    CacheAnswer none;
+    none.error = Error(ErrorCode::unavailable, "node '" + message.node + "' is not here at present")
+                     .retry_after(1000);
+    return none;
+  }
+
   void set_model(const ModelEntry& entry) {
     if (entry.state == ModelState::gone) {
       versions.erase(entry.name);
@@ -485,6 +500,7 @@ struct RouterState {
       if (!std::holds_alternative<cluster::NodeGone>(action)) carry_out(action);
     }
     self->monitor(actor);
+    self->send(actor, SetCachePolicies{cache_policies});
     spdlog::info("event=node_ready node={} epoch={} address={} models={}", message.node,
                  message.epoch, message.address, message.models.size());
     publish();
@@ -699,6 +715,8 @@ RouterActor::behavior_type router(RouterState::Self self,
       [=](const NodeUp& message, const NodeActor& actor) { self->state.up(message, actor); },
       [=](const ModelEntry& entry) { self->state.set_model(entry); },
       [=](const SetPlacements& message) { self->state.set_placements(message); },
+      [=](const SetCachePolicies& message) { self->state.set_cache_policies(message); },
+      [=](const AskNodeCache& message) { return self->state.ask_cache(message); },
       [=](const Drain& message) { self->state.drain(message); },
       [=](EndAllAtom) { self->state.end_all(); },
       [=](const InRouter& call) {

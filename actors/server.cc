@@ -141,6 +141,7 @@ struct Server::Impl {
     if (!plan) return fail(plan.error());
     if (config.on_plan) config.on_plan(*plan);
     if (auto opened = open_cache(); !opened) return opened;
+    if (cache) node_config.cache = std::make_shared<NodeCache>(cache, config.cache);
     for (auto& [model, entry] : models) {
       if (computes()) {
         auto engine = loader.load_engine(model, entry, progress);

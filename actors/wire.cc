@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "actors/cache_messages.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
 #include "schema/cluster.capnp.h"
@@ -14,21 +15,6 @@ namespace plimsoll::wire {
 namespace {
 
 using Finish = schema::Events::Finish;
-
-ErrorCode code_of(std::string_view name) {
-  for (int i = 0; i <= static_cast<int>(ErrorCode::internal); ++i) {
-    if (to_string(static_cast<ErrorCode>(i)) == name) return static_cast<ErrorCode>(i);
-  }
-  return ErrorCode::internal;
-}
-
-Error read(schema::Error::Reader in) {
-  Error error(code_of(string_of(in.getCode())), string_of(in.getMessage()));
-  error.reason = string_of(in.getReason());
-  error.param = string_of(in.getParam());
-  error.retry_after_ms = in.getRetryAfterMs();
-  return error;
-}
 
 template <class Builder, class T>
 void fill(Builder list, const std::vector<T>& values) {
@@ -142,6 +128,7 @@ void write(schema::Report::Builder out, const NodeReport& in) {
       m.setRefusedTotal(s.refused_total);
       m.setCancelledTotal(s.cancelled_total);
       m.setStepSecondsTotal(s.step_seconds_total);
+      m.setRestoredTokensTotal(s.restored_tokens_total);
     }
   }
 }
@@ -179,6 +166,7 @@ NodeReport read(schema::Report::Reader in) {
     s.refused_total = m.getRefusedTotal();
     s.cancelled_total = m.getCancelledTotal();
     s.step_seconds_total = m.getStepSecondsTotal();
+    s.restored_tokens_total = m.getRestoredTokensTotal();
     out.models.emplace_back(out.replicas.back().model, s);
   }
   return out;
@@ -351,7 +339,7 @@ Result<Message> read(schema::Events::Reader in) {
       return fail(ErrorCode::malformed, "an unknown way to finish");
     }
     if (finish > 0) event.finish = static_cast<FinishReason>(finish - 1);
-    if (from.hasError()) event.error = read(from.getError());
+    if (from.hasError()) event.error = plimsoll::read(from.getError());
     event.usage = {from.getPromptTokens(), from.getCachedTokens(), from.getGeneratedTokens(),
                    from.getPreemptions()};
     out.events.push_back(std::move(event));
@@ -395,8 +383,63 @@ EmbedResult read(schema::EmbedResult::Reader in) {
   for (const auto row : in.getEmbeddings()) {
     out.embeddings.push_back(numbers<decltype(row), float>(row));
   }
-  if (in.hasError()) out.error = read(in.getError());
+  if (in.hasError()) out.error = plimsoll::read(in.getError());
   return out;
+}
+
+constexpr std::uint64_t default_bytes = ~std::uint64_t{0};
+constexpr std::uint32_t default_ttl = ~std::uint32_t{0};
+
+void write(const std::string& tenant, const cluster::CachePolicy& in,
+           schema::CachePolicy::Builder out) {
+  out.setTenant(text_of(tenant));
+  out.setBytes(in.bytes.value_or(default_bytes));
+  out.setPrefixTtlMs(in.ttl_ms[0].value_or(default_ttl));
+  out.setEmbeddingTtlMs(in.ttl_ms[1].value_or(default_ttl));
+  out.setTokensTtlMs(in.ttl_ms[2].value_or(default_ttl));
+}
+cluster::CachePolicy read(schema::CachePolicy::Reader in) {
+  cluster::CachePolicy out;
+  if (in.getBytes() != default_bytes) out.bytes = in.getBytes();
+  const std::uint32_t ttls[] = {in.getPrefixTtlMs(), in.getEmbeddingTtlMs(), in.getTokensTtlMs()};
+  for (std::size_t i = 0; i < std::size(ttls); ++i) {
+    if (ttls[i] != default_ttl) out.ttl_ms[i] = ttls[i];
+  }
+  return out;
+}
+
+void write(schema::AskCache::Builder out, const AskCache& in) {
+  out.setId(in.id);
+  auto what = out.initWhat();
+  if (const auto* purge = std::get_if<storage::CachePurge>(&in.call)) {
+    plimsoll::write(*purge, what.initPurge());
+  } else if (const auto* order = std::get_if<SetCacheTtl>(&in.call)) {
+    plimsoll::write(*order, what.initSetTtl());
+  } else {
+    what.setLook();
+  }
+}
+Result<Message> read(schema::AskCache::Reader in) {
+  AskCache out;
+  out.id = in.getId();
+  const auto what = in.getWhat();
+  switch (what.which()) {
+    case schema::AskCache::What::LOOK: return Message(std::move(out));
+    case schema::AskCache::What::PURGE: {
+      const auto purge = plimsoll::read(what.getPurge());
+      if (!purge) return fail(ErrorCode::malformed, purge.error().message);
+      out.call = *purge;
+      return Message(std::move(out));
+    }
+    case schema::AskCache::What::SET_TTL: {
+      const auto order = plimsoll::read(what.getSetTtl());
+      if (!order) return fail(ErrorCode::malformed, order.error().message);
+      out.call = *order;
+      return Message(std::move(out));
+    }
+    case schema::AskCache::What::UNKNOWN: break;
+  }
+  return Message();  // of a newer neighbour
 }
 
 struct Writer {
@@ -428,6 +471,17 @@ struct Writer {
   }
   void operator()(const UnloadModel& x) { frame.setUnloadModel(text_of(x.name)); }
   void operator()(const Probe& x) { frame.setProbe(x.clock); }
+  void operator()(const SetCachePolicies& x) {
+    auto policies = frame.initCachePolicies(static_cast<unsigned>(x.tenants.size()));
+    unsigned i = 0;
+    for (const auto& [tenant, policy] : x.tenants) write(tenant, policy, policies[i++]);
+  }
+  void operator()(const AskCache& x) { write(frame.initAskCache(), x); }
+  void operator()(const TellCache& x) {
+    auto told = frame.initTellCache();
+    told.setId(x.id);
+    plimsoll::write(x.answer, told.initAnswer());
+  }
 };
 
 Result<Message> read(schema::Frame::Reader frame) {
@@ -438,7 +492,7 @@ Result<Message> read(schema::Frame::Reader frame) {
     case schema::Frame::EVENTS: return read(frame.getEvents());
     case schema::Frame::EMBED_RESULT: return Message(read(frame.getEmbedResult()));
     case schema::Frame::WELCOME: return Message(read(frame.getWelcome()));
-    case schema::Frame::REFUSED: return Message(Refused{read(frame.getRefused())});
+    case schema::Frame::REFUSED: return Message(Refused{plimsoll::read(frame.getRefused())});
     case schema::Frame::SUBMIT: return read(frame.getSubmit());
     case schema::Frame::EMBED: return Message(read(frame.getEmbed()));
     case schema::Frame::CANCEL: {
@@ -458,6 +512,18 @@ Result<Message> read(schema::Frame::Reader frame) {
     }
     case schema::Frame::UNLOAD_MODEL:
       return Message(UnloadModel{string_of(frame.getUnloadModel())});
+    case schema::Frame::CACHE_POLICIES: {
+      SetCachePolicies out;
+      for (const auto policy : frame.getCachePolicies()) {
+        out.tenants[string_of(policy.getTenant())] = read(policy);
+      }
+      return Message(std::move(out));
+    }
+    case schema::Frame::ASK_CACHE: return read(frame.getAskCache());
+    case schema::Frame::TELL_CACHE: {
+      const auto told = frame.getTellCache();
+      return Message(TellCache{told.getId(), plimsoll::read(told.getAnswer())});
+    }
     case schema::Frame::PROBE: return Message(Probe{frame.getProbe()});
   }
   return Message();  // of a newer neighbour

@@ -46,11 +46,21 @@ struct Probe {
   std::uint64_t clock = 0;
 };
 
+// A call to the node's cache on disk, and what comes of it.
+struct AskCache {
+  std::uint64_t id = 0;
+  CacheCall call;
+};
+struct TellCache {
+  std::uint64_t id = 0;
+  CacheAnswer answer;
+};
+
 // Node names are not sent: each link has one node. NodeEvents and EmbedResult decode with an empty
 // name, and SequenceSpec ids are the router's run ids.
 using Message = std::variant<std::monostate, Hello, NodeReport, NodeEvents, EmbedResult, Welcome,
                              Refused, SubmitStream, EmbedTokens, CancelSequences, AddCredit, Drain,
-                             LoadModel, UnloadModel, Probe>;
+                             LoadModel, UnloadModel, Probe, SetCachePolicies, AskCache, TellCache>;
 
 constexpr std::size_t most_frame_bytes = 64 << 20;
 constexpr std::size_t most_report_events = 64;  // further ones wait for the next report

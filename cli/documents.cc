@@ -53,11 +53,17 @@ Json to_json(const TenantView& view) {
   for (const auto& key : view.tenant.keys) {
     keys.push_back({{"created", key.created}, {"expires", key.expires}});
   }
+  const auto& tenant = view.tenant;
+  const Json bytes = tenant.disk_cache_bytes ? Json(*tenant.disk_cache_bytes) : Json();
+  Json ttls = Json::object();
+  for (const auto& [kind, ttl] : tenant.disk_cache_ttl) ttls[kind] = ttl.count();
   return {{"name", view.tenant.name},
           {"tier", view.tenant.tier},
           {"suspended", view.tenant.suspended},
           {"operator", view.tenant.is_operator},
           {"cache", view.tenant.no_store ? "no-store" : "default"},
+          {"disk_cache_bytes", bytes},
+          {"disk_cache_ttl_ms", ttls},
           {"home", view.home},
           {"sequences", view.sequences},
           {"tokens_per_second", view.tokens_per_second},

@@ -130,8 +130,8 @@ void add_generate(CLI::App& app, Context& context) {
   embed_verb->add_flag("--no-store", embed_options->call.no_store, no_store);
   add_remote_options(*embed_verb, context, true);
   embed_verb->callback([embed_options, &context] {
-    context.exit_code = embed(embed_options->model, embed_options->inputs, embed_options->call,
-                              context.remote);
+    context.exit_code =
+        embed(embed_options->model, embed_options->inputs, embed_options->call, context.remote);
   });
 }
 

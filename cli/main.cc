@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   add_generate(app, context);
   add_inspect(app, context);
   add_memory(app, context);
+  add_cache(app, context);
   add_events(app, context);
   add_top(app, context);
   add_cluster(app, context);

@@ -43,15 +43,23 @@ View tenants_view(const std::vector<TenantView>& tenants) {
 }
 
 std::string tenant_text(const TenantView& view) {
-  std::string text = fmt::format("{}: {}, {}{}{}\nhome: {}\nnow: {} sequences, {:.1f} tokens/s, {}\n",
-                                 view.tenant.name, view.tenant.tier, state_of(view),
-                                 view.tenant.is_operator ? ", operator" : "",
-                                 view.tenant.no_store ? ", not cached on disk" : "",
-                                 fmt::join(view.home, ", "), view.sequences, view.tokens_per_second,
-                                 human_bytes(static_cast<std::int64_t>(view.memory_bytes)));
+  std::string text = fmt::format(
+      "{}: {}, {}{}{}\nhome: {}\nnow: {} sequences, {:.1f} tokens/s, {}\n", view.tenant.name,
+      view.tenant.tier, state_of(view), view.tenant.is_operator ? ", operator" : "",
+      view.tenant.no_store ? ", not cached on disk" : "", fmt::join(view.home, ", "),
+      view.sequences, view.tokens_per_second,
+      human_bytes(static_cast<std::int64_t>(view.memory_bytes)));
   for (const auto& key : view.tenant.keys) {
     text += fmt::format("key: of {}, {}\n", utc(key.created),
                         key.expires == 0 ? "does not expire" : "valid until " + utc(key.expires));
+  }
+  if (view.tenant.disk_cache_bytes) {
+    text += fmt::format("on each node's disk: {} at most\n",
+                        show_quantity(*view.tenant.disk_cache_bytes, byte_units));
+  }
+  for (const auto& [kind, ttl] : view.tenant.disk_cache_ttl) {
+    text += fmt::format("on disk: {} for {}\n", kind,
+                        show_quantity(static_cast<std::uint64_t>(ttl.count()), time_units));
   }
   Table table({{"LIMIT"}, {"VALUE", true}, {"OF WHAT"}});
   for (const auto& limit : quota_limits<client::Quota>()) {
@@ -206,7 +214,8 @@ void add_create(CLI::App& family, Context& context, const Shared& options) {
                     options->name + " is " + options->tier);
       });
   auto* set_cache = add_operator_verb(
-      family, context, "set-cache", "let a tenant's work be cached on disk, or keep it off the disk",
+      family, context, "set-cache",
+      "let a tenant's work be cached on disk, or keep it off the disk",
       [options, &context](Operator& cluster) {
         const bool off = options->cache == "no-store";
         cluster.set_no_store(options->name, off);
@@ -218,8 +227,9 @@ void add_create(CLI::App& family, Context& context, const Shared& options) {
   create->add_option("name", options->name, "a-z, 0-9, _ . -")->required();
   set_tier->add_option("name", options->name)->required();
   set_cache->add_option("name", options->name)->required();
-  for (auto* cache : {create->add_option("--cache", options->cache,
-                                         "no-store: nothing of its work goes to a node's disk")
+  for (auto* cache : {create
+                          ->add_option("--cache", options->cache,
+                                       "no-store: nothing of its work goes to a node's disk")
                           ->capture_default_str(),
                       set_cache->add_option("cache", options->cache)->required()}) {
     cache->check(CLI::IsMember({"default", "no-store"}))->option_text("default|no-store");

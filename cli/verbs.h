@@ -38,6 +38,7 @@ void add_generate(CLI::App& app, Context& context);  // generate, embed
 void add_chat(CLI::App& app, Context& context);
 void add_inspect(CLI::App& app, Context& context);  // status, models
 void add_memory(CLI::App& app, Context& context);
+void add_cache(CLI::App& app, Context& context);
 void add_cluster(CLI::App& app, Context& context);
 void add_tenant(CLI::App& app, Context& context);
 void add_model(CLI::App& app, Context& context);

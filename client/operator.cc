@@ -4,11 +4,14 @@
 #include <limits>
 #include <utility>
 
+#include "client/cache.h"
 #include "client/session.h"
 
 namespace plimsoll::client {
 
 namespace {
+
+using client::read;  // of a node's cache
 
 constexpr const char* pressure_names[] = {"green", "yellow", "orange", "red"};
 constexpr const char* tier_names[] = {"guaranteed", "standard", "best-effort"};
@@ -112,6 +115,14 @@ TenantView read(schema::TenantView::Reader in) {
   out.tenant.suspended = tenant.getSuspended();
   out.tenant.is_operator = tenant.getIsOperator();
   out.tenant.no_store = tenant.getNoStore();
+  if (const auto bytes = tenant.getDiskCacheBytes(); bytes != ~std::uint64_t{0}) {
+    out.tenant.disk_cache_bytes = bytes;
+  }
+  for (const auto& [kind, ttl] : {std::pair("prefix", tenant.getPrefixTtlMs()),
+                                  {"embedding", tenant.getEmbeddingTtlMs()},
+                                  {"tokens", tenant.getTokensTtlMs()}}) {
+    if (ttl != ~std::uint32_t{0}) out.tenant.disk_cache_ttl[kind] = std::chrono::milliseconds(ttl);
+  }
   for (const auto key : tenant.getKeys()) {
     out.tenant.keys.push_back({key.getCreated(), key.getExpires()});
   }
@@ -378,6 +389,65 @@ std::vector<TenantUsage> Operator::usage() {
   look(
       client_.session(), [](auto& op) { return op.usageRequest(); },
       [&](auto& response) { read_each(out, response.getUsage()); });
+  return out;
+}
+
+std::vector<NodeCache> Operator::caches(const std::string& node) {
+  std::vector<NodeCache> out;
+  const auto make = [&](auto& op) {
+    auto request = op.lookAtCacheRequest();
+    request.setNode(text_of(node));
+    return request;
+  };
+  look(client_.session(), make, [&](auto& response) { read_each(out, response.getNodes()); });
+  return out;
+}
+
+std::vector<NodeCache> Operator::purge_caches(const CachePurge& what, const std::string& node) {
+  std::vector<NodeCache> out;
+  const auto make = [&](auto& op) {
+    auto request = op.purgeCacheRequest();
+    write(what, request.initWhat());
+    request.setNode(text_of(node));
+    return request;
+  };
+  change(client_.session(), make, [&](auto& response) { read_each(out, response.getNodes()); });
+  return out;
+}
+
+void Operator::set_cache_quota(const std::string& tenant, std::optional<std::uint64_t> bytes) {
+  const auto make = [&](auto& op) {
+    auto request = op.setCacheQuotaRequest();
+    request.setTenant(text_of(tenant));
+    if (bytes) request.setBytes(*bytes);
+    return request;
+  };
+  change(client_.session(), make, nothing);
+}
+
+void Operator::set_cache_ttl(const std::string& tenant, const std::string& kind,
+                             std::optional<std::chrono::milliseconds> ttl) {
+  if (tenant.empty()) throw Error("invalid_argument", "whose TTL shall it be? No tenant is named");
+  const auto make = [&](auto& op) {
+    auto request = op.setCacheTtlRequest();
+    request.setTenant(text_of(tenant));
+    write(kind, ttl, request.initTtl());
+    return request;
+  };
+  change(client_.session(), make, nothing);
+}
+
+std::vector<NodeCache> Operator::set_default_cache_ttl(const std::string& kind,
+                                                       std::optional<std::chrono::milliseconds> ttl,
+                                                       const std::string& node) {
+  std::vector<NodeCache> out;
+  const auto make = [&](auto& op) {
+    auto request = op.setCacheTtlRequest();
+    write(kind, ttl, request.initTtl());
+    request.setNode(text_of(node));
+    return request;
+  };
+  change(client_.session(), make, [&](auto& response) { read_each(out, response.getNodes()); });
   return out;
 }
 

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,10 @@ struct Tenant {
   bool suspended = false;
   bool is_operator = false;
   bool no_store = false;  // nothing that is computed for it goes to a cache on disk
+  // There, on each node; absent: as the node is configured. By set_cache_quota() and
+  // set_cache_ttl(); ignored when a tenant is created.
+  std::optional<std::uint64_t> disk_cache_bytes;
+  std::map<std::string, std::chrono::milliseconds> disk_cache_ttl;  // by kind
   struct Key {
     std::uint64_t created = 0;  // Unix time
     std::uint64_t expires = 0;  // 0: never
@@ -139,6 +144,33 @@ struct EventQuery {
   std::uint32_t limit = 100;       // of too many the newest come
 };
 
+// One kind of entry (prefix, embedding or tokens) of one tenant in a node's cache on disk. Totals
+// are since the node's start.
+struct CacheRow {
+  std::string tenant, kind;
+  std::uint64_t bytes = 0, entries = 0;
+  std::uint64_t quota_bytes = 0;  // of the tenant, all kinds together
+  std::chrono::milliseconds ttl{0};
+  std::uint64_t hits_total = 0, misses_total = 0;
+  std::uint64_t evicted_total = 0, expired_total = 0, purged_total = 0, damaged_total = 0;
+  std::uint64_t refused_total = 0, dropped_total = 0;
+};
+struct NodeCache {
+  std::string node;
+  std::optional<Error> error;                                          // instead of the rest
+  std::uint64_t purged_entries = 0;                                    // of a purge
+  std::uint64_t bytes = 0, limit_bytes = 0;                            // on disk
+  std::uint64_t buffered_bytes = 0, index_bytes = 0, table_bytes = 0;  // in memory
+  std::string trouble;  // why nothing is written at present; empty: all is well
+  std::vector<CacheRow> rows;
+};
+struct CachePurge {
+  std::string tenant = {};  // or else:
+  bool all_tenants = false;
+  std::string kind = {};  // empty: all
+  std::chrono::milliseconds older_than{0};
+};
+
 class Operator {
  public:
   explicit Operator(Client& client) : client_(client) {}  // `client` outlives it
@@ -165,6 +197,19 @@ class Operator {
   // A new key; older ones stay valid for `grace`.
   std::string rotate_key(const std::string& tenant, std::chrono::seconds grace);
   std::vector<TenantUsage> usage();
+
+  // The caches on disk of one node or, where `node` is empty, of each that is there and has one.
+  std::vector<NodeCache> caches(const std::string& node = {});
+  // Returns when the bytes are in no file any more.
+  std::vector<NodeCache> purge_caches(const CachePurge& what, const std::string& node = {});
+  // Of what a tenant has there, on each node. Absent: as the node is configured; 0: nothing.
+  void set_cache_quota(const std::string& tenant, std::optional<std::uint64_t> bytes);
+  void set_cache_ttl(const std::string& tenant, const std::string& kind,
+                     std::optional<std::chrono::milliseconds> ttl);
+  // Of tenants without a TTL of their own, until the node is started again.
+  std::vector<NodeCache> set_default_cache_ttl(const std::string& kind,
+                                               std::optional<std::chrono::milliseconds> ttl,
+                                               const std::string& node = {});
 
   std::vector<PlacedModel> models();
   // No nodes: all of them. Returns when it is accepted; models() shows how far it is.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -49,9 +50,12 @@ struct RequestCaps {
 };
 using TierCaps = std::array<RequestCaps, 3>;  // by Tier
 
-// What of a tenant's lies in the nodes' caches on disk.
+// What of a tenant's may lie in the nodes' caches on disk; absent: as each node is configured.
 struct CachePolicy {
-  bool no_store = false;  // nothing that is computed for it
+  bool no_store = false;                 // nothing that is computed for it
+  std::optional<std::uint64_t> bytes{};  // on each node; 0: nothing
+  // Of prefixes, embeddings and token lists; 0: none of them.
+  std::array<std::optional<std::uint32_t>, 3> ttl_ms{};
   bool operator==(const CachePolicy&) const = default;
 };
 

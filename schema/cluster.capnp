@@ -7,6 +7,7 @@ using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
 using Error = import "error.capnp".Error;
 using MemoryReport = import "memory.capnp".MemoryReport;
+using Cache = import "cache.capnp";
 
 struct Frame {
   union {
@@ -30,6 +31,11 @@ struct Frame {
     unloadModel @13 :Text;
     probe @14 :UInt64;
     # The router's clock, given back in the next report.
+    cachePolicies @15 :List(CachePolicy);
+    # Of all tenants that have one of their own.
+    askCache @16 :AskCache;
+    tellCache @17 :TellCache;
+    # To a router.
   }
 }
 
@@ -106,6 +112,8 @@ struct EngineReport {
   # Why it could not be loaded.
   placed @18 :Bool;
   # Loaded by LoadModel, or to be.
+  restoredTokensTotal @19 :UInt64;
+  # From the cache on disk.
 }
 
 struct Submit {
@@ -204,6 +212,31 @@ struct EmbedResult {
   run @1 :UInt64;
   embeddings @2 :List(List(Float32));
   error @3 :Error;
+}
+
+struct CachePolicy {
+  # What a tenant may have in the node's cache on disk. All ones: as the node is configured.
+  tenant @0 :Text;
+  bytes @1 :UInt64 = 0xffffffffffffffff;
+  prefixTtlMs @2 :UInt32 = 0xffffffff;
+  embeddingTtlMs @3 :UInt32 = 0xffffffff;
+  tokensTtlMs @4 :UInt32 = 0xffffffff;
+}
+
+struct AskCache {
+  id @0 :UInt64;
+  # The answer has it too.
+  what :union {
+    unknown @1 :Void;
+    look @2 :Void;
+    purge @3 :Cache.CachePurge;
+    setTtl @4 :Cache.CacheTtl;
+  }
+}
+
+struct TellCache {
+  id @0 :UInt64;
+  answer @1 :Cache.CacheAnswer;
 }
 
 struct LoadModel {

@@ -5,6 +5,7 @@ using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("plimsoll::schema");
 using Error = import "error.capnp".Error;
 using MemoryReport = import "memory.capnp".MemoryReport;
+using Cache = import "cache.capnp";
 
 interface Operator {
   # Every call's `error` is null when all went well; then, and only then, its other results count.
@@ -57,7 +58,23 @@ interface Operator {
   # Of the server's own process, the first, and of the nodes that report to it.
 
   # ---- the caches on disk
+  # Where a call takes a node: empty means each that is there and has such a cache.
   setNoStore @24 (tenant :Text, on :Bool) -> (error :Error);
+  setCacheQuota @25 (tenant :Text, bytes :UInt64 = 0xffffffffffffffff) -> (error :Error);
+  # On each node. All ones: as the node is configured. 0: nothing is stored.
+  setCacheTtl @26 (tenant :Text, ttl :Cache.CacheTtl, node :Text)
+      -> (nodes :List(NodeCacheAnswer), error :Error);
+  # Of a tenant, on all nodes; it stays so. Without one, of a node's other tenants, until that node
+  # is started again. `nodes` is of the latter.
+  purgeCache @27 (what :Cache.CachePurge, node :Text)
+      -> (nodes :List(NodeCacheAnswer), error :Error);
+  # Returns when the bytes are in no file any more.
+  lookAtCache @28 (node :Text) -> (nodes :List(NodeCacheAnswer), error :Error);
+}
+
+struct NodeCacheAnswer {
+  node @0 :Text;
+  answer @1 :Cache.CacheAnswer;
 }
 
 struct Status {
@@ -225,6 +242,12 @@ struct Tenant {
   # Ignored when a tenant is created.
   noStore @6 :Bool;
   # Nothing that is computed for it goes to a cache on disk.
+  diskCacheBytes @7 :UInt64 = 0xffffffffffffffff;
+  # There, on each node. All ones: as the node is configured. Set by setCacheQuota, the next three by
+  # setCacheTtl; ignored when a tenant is created.
+  prefixTtlMs @8 :UInt32 = 0xffffffff;
+  embeddingTtlMs @9 :UInt32 = 0xffffffff;
+  tokensTtlMs @10 :UInt32 = 0xffffffff;
   struct Key {
     created @0 :UInt64;
     # Unix time, as is the next.

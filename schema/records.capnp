@@ -22,6 +22,12 @@ struct TenantRecord {
   # empty: none.
   noStore @7 :Bool;
   # Nothing that is computed for it goes to a cache on disk.
+  diskCacheBytes @8 :UInt64 = 0xffffffffffffffff;
+  # On each node. All ones: as the node is configured.
+  prefixTtlMs @9 :UInt32 = 0xffffffff;
+  # Of what is cached on disk. All ones: as above. The same for the next two.
+  embeddingTtlMs @10 :UInt32 = 0xffffffff;
+  tokensTtlMs @11 :UInt32 = 0xffffffff;
 
   enum Tier {
     guaranteed @0;

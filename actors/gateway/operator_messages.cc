@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "actors/cache_messages.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
 
@@ -80,7 +81,12 @@ void write(const cluster::Tenant& tenant, schema::Tenant::Builder out) {
   write(tenant.quota, out.initQuota());
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
-  out.setNoStore(tenant.cache.no_store);
+  const auto& cache = tenant.cache;
+  out.setNoStore(cache.no_store);
+  if (cache.bytes) out.setDiskCacheBytes(*cache.bytes);
+  if (cache.ttl_ms[0]) out.setPrefixTtlMs(*cache.ttl_ms[0]);
+  if (cache.ttl_ms[1]) out.setEmbeddingTtlMs(*cache.ttl_ms[1]);
+  if (cache.ttl_ms[2]) out.setTokensTtlMs(*cache.ttl_ms[2]);
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setCreated(tenant.keys[i].created_s);
@@ -132,6 +138,11 @@ void write(const TenantView& view, schema::TenantView::Builder out) {
   out.setSequences(view.sequences);
   out.setTokensPerSecond(view.tokens_per_second);
   out.setMemoryBytes(view.memory_bytes);
+}
+
+void write(const NodeCacheAnswer& answer, schema::NodeCacheAnswer::Builder out) {
+  out.setNode(text_of(answer.node));
+  write(answer.answer, out.initAnswer());
 }
 
 void write(const Move& move, schema::Move::Builder out) {

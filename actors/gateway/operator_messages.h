@@ -18,6 +18,7 @@ void write(const ClusterStatus& status, schema::Status::Builder out);
 void write(const NodeMemory& memory, schema::NodeMemory::Builder out);
 void write(const ClusterView& view, schema::ClusterView::Builder out);
 void write(const TenantView& view, schema::TenantView::Builder out);
+void write(const NodeCacheAnswer& answer, schema::NodeCacheAnswer::Builder out);
 void write(const Move& move, schema::Move::Builder out);
 void write(const JoinTokenView& token, schema::JoinToken::Builder out);
 void write(const ModelView& model, schema::PlacedModel::Builder out);

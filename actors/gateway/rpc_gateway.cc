@@ -236,6 +236,7 @@ void RpcGateway::stop(std::chrono::milliseconds deadline) {
   impl_->thread.join();
   impl_->shared->operations.stop();
   impl_->shared->drains.stop();
+  impl_->shared->purges.stop();
 }
 
 }  // namespace plimsoll

@@ -5,6 +5,7 @@
 #include <optional>
 #include <type_traits>
 
+#include "actors/cache_messages.h"
 #include "actors/gateway/operator_messages.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
@@ -229,6 +230,52 @@ class OperatorServer final : public schema::Operator::Server {
         });
   }
 
+  kj::Promise<void> setCacheQuota(SetCacheQuotaContext context) override {
+    const auto params = context.getParams();
+    std::optional<std::uint64_t> bytes;
+    if (params.getBytes() != ~std::uint64_t{0}) bytes = params.getBytes();
+    return run<void>(context, [tenant = string_of(params.getTenant()), bytes](Administration& a) {
+      return a.set_cache_quota(tenant, bytes);
+    });
+  }
+
+  kj::Promise<void> setCacheTtl(SetCacheTtlContext context) override {
+    const auto params = context.getParams();
+    return run<NodeCacheAnswers>(
+        context,
+        [tenant = string_of(params.getTenant()), node = string_of(params.getNode()),
+         order = read(params.getTtl())](Administration& a) -> Result<NodeCacheAnswers> {
+          if (!order) return fail(order.error());
+          if (tenant.empty()) return a.ask_caches(*order, node);
+          if (auto set = a.set_cache_ttl(tenant, order->kind, order->ttl); !set) {
+            return fail(std::move(set.error()));
+          }
+          return NodeCacheAnswers();
+        },
+        write_answers);
+  }
+
+  kj::Promise<void> purgeCache(PurgeCacheContext context) override {
+    const auto params = context.getParams();
+    return run<NodeCacheAnswers>(
+        context,
+        [what = read(params.getWhat()),
+         node = string_of(params.getNode())](Administration& a) -> Result<NodeCacheAnswers> {
+          if (!what) return fail(what.error());
+          return a.ask_caches(*what, node);
+        },
+        write_answers, shared_->purges);
+  }
+
+  kj::Promise<void> lookAtCache(LookAtCacheContext context) override {
+    return run<NodeCacheAnswers>(
+        context,
+        [node = string_of(context.getParams().getNode())](Administration& a) {
+          return a.ask_caches(LookAtCache(), node);
+        },
+        write_answers);
+  }
+
   kj::Promise<void> listModels(ListModelsContext context) override {
     return run<std::vector<ModelView>>(
         context, [](Administration& a) { return a.models(); },
@@ -272,6 +319,12 @@ class OperatorServer final : public schema::Operator::Server {
   }
 
  private:
+  using NodeCacheAnswers = std::vector<NodeCacheAnswer>;
+  static constexpr auto write_answers = [](const NodeCacheAnswers& answers, auto results) {
+    auto out = results.initNodes(static_cast<unsigned>(answers.size()));
+    for (unsigned i = 0; i < answers.size(); ++i) write(answers[i], out[i]);
+  };
+
   template <class T, class List>
   static void write_each(const std::vector<T>& values, List out) {
     for (unsigned i = 0; i < values.size(); ++i) write(values[i], out[i]);

@@ -21,9 +21,11 @@ struct RpcShared {
   Ledger& ledger;
   KjMailbox mailbox;
   std::atomic<std::uint32_t> calls{0};  // in progress: generations, embeddings, operators'
-  // Where the calls of Administration run: drains take long, the others shall not wait for them.
+  // Where the calls of Administration run: drains and purges take long, the others shall not wait
+  // for them.
   CallThread operations{32};
   CallThread drains{8};
+  CallThread purges{8};
 };
 
 // The bootstrap capability of one connection. `logged_in` is called on the first good login.

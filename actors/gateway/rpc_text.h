@@ -24,4 +24,17 @@ inline void write(const Error& error, schema::Error::Builder out) {
   out.setRetryAfterMs(error.retry_after_ms);
 }
 
+// A code that is not known here is `internal`.
+inline Error read(schema::Error::Reader in) {
+  Error error(ErrorCode::internal, string_of(in.getMessage()));
+  const auto name = string_of(in.getCode());
+  for (int i = 0; i <= static_cast<int>(ErrorCode::internal); ++i) {
+    if (to_string(static_cast<ErrorCode>(i)) == name) error.code = static_cast<ErrorCode>(i);
+  }
+  error.reason = string_of(in.getReason());
+  error.param = string_of(in.getParam());
+  error.retry_after_ms = in.getRetryAfterMs();
+  return error;
+}
+
 }  // namespace plimsoll

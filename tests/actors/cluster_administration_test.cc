@@ -5,6 +5,7 @@
 
 #include "actors/registry.h"
 #include "actors/secrets.h"
+#include "tests/actors/fake_disk_cache.h"
 #include "tests/actors/house.h"
 
 namespace plimsoll {
@@ -160,6 +161,82 @@ TEST(ClusterAdministration, ChangesOfATenantCountAtOnce) {
             ErrorCode::not_found);
   quota.burst_seconds = -1;
   EXPECT_EQ(op.calls->set_quota("local", quota).error().code, ErrorCode::invalid_argument);
+}
+
+struct CachingHouse {
+  static testing::HouseOptions options(
+      std::vector<std::shared_ptr<testing::FakeDiskCache>>& caches) {
+    testing::HouseOptions options;
+    options.nodes = 2;
+    options.make_cache = [&caches] {
+      caches.push_back(std::make_shared<testing::FakeDiskCache>());
+      return std::make_shared<NodeCache>(caches.back(), CacheSettings{});
+    };
+    return options;
+  }
+  std::vector<std::shared_ptr<testing::FakeDiskCache>> caches;
+  House house{options(caches)};
+};
+
+TEST(ClusterAdministration, TheCachesOfAllNodesOrOfOneAreAsked) {
+  CachingHouse caching;
+  Operator op(caching.house);
+  const auto all = op.calls->ask_caches(LookAtCache(), "");
+  ASSERT_TRUE(all) << to_string(all.error());
+  ASSERT_EQ(all->size(), 2U);
+  EXPECT_EQ(all->at(1).node, "node-1");
+  EXPECT_EQ(all->at(1).answer.report.bytes, 100U);
+  const auto one = op.calls->ask_caches(LookAtCache(), "node-1");
+  ASSERT_TRUE(one);
+  ASSERT_EQ(one->size(), 1U);
+  EXPECT_EQ(one->at(0).node, "node-1");
+  EXPECT_EQ(op.calls->ask_caches(LookAtCache(), "node-9").error().code, ErrorCode::not_found);
+  const auto purged = op.calls->ask_caches(storage::CachePurge{TenantId("local")}, "node-0");
+  ASSERT_TRUE(purged);
+  EXPECT_EQ(purged->at(0).answer.purged_entries, 7U);
+  EXPECT_EQ(caching.caches[0]->asked(), std::vector<std::string>{"purge local 0"});
+  EXPECT_TRUE(caching.caches[1]->asked().empty());
+  EXPECT_TRUE(op.calls->ask_caches(storage::CachePurge{TenantId("gone")}, ""))
+      << "nobody knows the tenant, and it had entries";
+  EXPECT_EQ(op.calls->ask_caches(storage::CachePurge{TenantId("nobody")}, "").error().code,
+            ErrorCode::not_found);
+}
+
+TEST(ClusterAdministration, WhereThereIsNoCacheItSaysSo) {
+  House house;
+  Operator op(house);
+  for (const std::string node : {"", "node-0"}) {
+    const auto asked = op.calls->ask_caches(LookAtCache(), node);
+    ASSERT_FALSE(asked);
+    EXPECT_EQ(asked.error().code, ErrorCode::failed_precondition);
+    EXPECT_NE(asked.error().message.find("cache.directory"), std::string::npos);
+  }
+}
+
+TEST(ClusterAdministration, QuotasAndTtlsOfATenantAreItsRecordsAndReachTheNodes) {
+  CachingHouse caching;
+  Operator op(caching.house);
+  ASSERT_TRUE(op.calls->set_cache_quota("local", 5));
+  ASSERT_TRUE(op.calls->set_cache_ttl("local", storage::CacheKind::tokens, std::chrono::hours(1)));
+  const cluster::CachePolicy expected{false, 5, {{{}, {}, 3'600'000}}};
+  EXPECT_EQ(caching.house.directory->tenant("local")->cache, expected);
+  ASSERT_TRUE(op.calls->ask_caches(LookAtCache(), ""));  // behind what was sent before
+  for (const auto& cache : caching.caches) {
+    EXPECT_EQ(cache->asked(), (std::vector<std::string>{"quota local 5", "quota local 5",
+                                                        "ttl tokens local 3600000"}));
+  }
+  ASSERT_TRUE(op.calls->set_cache_quota("local", std::nullopt));
+  ASSERT_TRUE(op.calls->set_cache_ttl("local", storage::CacheKind::tokens, std::nullopt));
+  EXPECT_EQ(caching.house.directory->tenant("local")->cache, cluster::CachePolicy{});
+  ASSERT_TRUE(op.calls->ask_caches(LookAtCache(), ""));
+  EXPECT_EQ(caching.caches[0]->asked().back(), "ttl tokens local default");
+
+  EXPECT_EQ(op.calls->set_cache_quota("nobody", 5).error().code, ErrorCode::not_found);
+  const auto long_ttl = std::chrono::hours(24 * 31);
+  EXPECT_EQ(op.calls->set_cache_ttl("local", storage::CacheKind::prefix, long_ttl).error().code,
+            ErrorCode::invalid_argument);
+  ASSERT_TRUE(op.calls->set_no_store("local", true));
+  EXPECT_TRUE(caching.house.directory->tenant("local")->cache.no_store);
 }
 
 TEST(ClusterAdministration, ARotatedKeyTakesTheOldOnesPlace) {

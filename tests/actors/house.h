@@ -68,6 +68,7 @@ struct HouseOptions {
   // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
   // fails, if it does.
   std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};
+  std::function<std::shared_ptr<NodeCache>()> make_cache{};  // of each node
   bool network = false;  // for a door, where a silent node is not given up
   std::function<void(const std::string& tenant)> want_share{};
   std::chrono::milliseconds lease_patience{20'000};
@@ -143,6 +144,7 @@ struct House {
     config.inbox = inbox;
     config.ledger = &ledger;
     config.heartbeat = std::chrono::milliseconds(10);
+    if (options.make_cache) config.cache = options.make_cache();
     config.engines.push_back({"m", nullptr, std::move(engine), nullptr, "m@0"});
     config.engines.push_back({"e", nullptr, nullptr, std::move(embedder), "e@0"});
     config.load = [this, inbox, name, step = options.step,

@@ -6,6 +6,7 @@
 
 #include <caf/io/all.hpp>
 
+#include "tests/actors/fake_disk_cache.h"
 #include "tests/actors/house.h"
 #include "tests/actors/next_version.h"
 
@@ -79,6 +80,7 @@ struct LinkedNode : Elsewhere {
     settings.inbox = inbox;
     settings.ledger = &ledger;
     settings.heartbeat = std::chrono::milliseconds(10);
+    settings.cache = std::make_shared<NodeCache>(cache, CacheSettings{});
     auto engine = std::make_unique<EchoEngine>(make_engine_sink(inbox, ledger));
     settings.engines.push_back({"m", nullptr, std::move(engine), nullptr, "m@0"});
     node = spawn_node(system, std::move(settings));
@@ -115,6 +117,7 @@ struct LinkedNode : Elsewhere {
     return states.empty() ? std::pair(false, std::string("none")) : states.back();
   }
 
+  std::shared_ptr<testing::FakeDiskCache> cache = std::make_shared<testing::FakeDiskCache>();
   NodeActor node;
   LinkActor link;
 };
@@ -222,6 +225,36 @@ TEST(Network, ANodesEventsReachTheLogOfItsRouterOnce) {
   event.bytes = 20;
   event.count = 2;
   EXPECT_EQ(events[0], event);
+}
+
+TEST(Network, ARouterReachesTheCacheOfANode) {
+  Doorway router;
+  caf::anon_send(router.house.router,
+                 SetCachePolicies{{{"early", {false, 1, {}}}}});  // the node has yet to come
+  LinkedNode node(router.door.port, {});
+  EXPECT_EQ(router.answer(), "abcabc");
+  caf::anon_send(router.house.router,
+                 SetCachePolicies{{{"early", {false, 1, {}}}, {"late", {false, 2, {}}}}});
+  caf::scoped_actor self(router.house.system);
+  const auto ask = [&](const std::string& name, const CacheCall& call) {
+    CacheAnswer out;
+    self->request(router.house.router, patience, AskNodeCache{name, call})
+        .receive([&](CacheAnswer& answer) { out = std::move(answer); },
+                 [](const caf::error& error) { FAIL() << caf::to_string(error); });
+    return out;
+  };
+  const auto seen = ask("node-1", LookAtCache());
+  ASSERT_FALSE(seen.error);
+  EXPECT_EQ(seen.report.limit_bytes, 1000U);
+  EXPECT_EQ(seen.report.rows.size(), 2U);
+  EXPECT_THAT(node.cache->asked(), ::testing::ElementsAre("quota early 1", "quota late 2"));
+  EXPECT_EQ(ask("node-1", storage::CachePurge{TenantId("acme")}).purged_entries, 7U);
+  const auto refused = ask("node-1", SetCacheTtl{storage::CacheKind::prefix,
+                                                 std::chrono::milliseconds(~std::uint32_t{1})});
+  ASSERT_TRUE(refused.error);
+  EXPECT_EQ(refused.error->code, ErrorCode::invalid_argument);
+  ASSERT_TRUE(ask("node-9", LookAtCache()).error);
+  EXPECT_EQ(ask("node-9", LookAtCache()).error->code, ErrorCode::unavailable);
 }
 
 TEST(Network, ANodeThatIsTooNewIsToldSoAndServesOnceItsRouterIsNewToo) {

@@ -40,6 +40,7 @@ def main(source, target):
         (r'"plimsoll::schema"', '"plimsoll::next"'),
         (r'import "error.capnp"', 'import "/schema/error.capnp"'),
         (r'import "memory.capnp"', 'import "/schema/memory.capnp"'),
+        (r'import "cache.capnp"', 'import "/schema/cache.capnp"'),
     ):
         text, count = re.subn(present, other, text)
         assert count == 1, f"the schema has {count} times {present}"

@@ -60,6 +60,12 @@ std::vector<Message> messages() {
   embed.model = "e";
   embed.inputs = {{1, 2}, {3}};
 
+  SetCachePolicies policies;
+  policies.tenants["acme"] = {false, 5, {{1, {}, 3}}};
+  TellCache told;
+  told.id = 6;
+  told.answer.report.rows.resize(2);
+
   return {hello,
           report,
           events,
@@ -73,7 +79,11 @@ std::vector<Message> messages() {
           Drain{100},
           LoadModel{"m", "/p", "m@1"},
           UnloadModel{"m"},
-          Probe{5}};
+          Probe{5},
+          policies,
+          AskCache{6, storage::CachePurge{TenantId("acme"), storage::CacheKind::prefix}},
+          AskCache{7, SetCacheTtl{storage::CacheKind::tokens, std::chrono::milliseconds(8)}},
+          told};
 }
 
 std::string without(std::string text, std::string_view part) {

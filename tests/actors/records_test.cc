@@ -18,7 +18,7 @@ cluster::Tenant tenant() {
   cluster::Tenant out{"acme", cluster::Tier::best_effort, {}, true, true, {}, hash};
   out.quota = {1.5, 2.5, 3.5, 4.5, 5, 6ULL << 40, 11, 12, 7, 8, 9, 13, 10, {"qwen/7b", "bert"}};
   out.keys = {{hash, 11, 12}, {std::string(64, 'b'), 0, 0}};
-  out.cache.no_store = true;
+  out.cache = {true, 6ULL << 40, {{1, {}, 30U * 86'400'000}}};
   return out;
 }
 
@@ -96,6 +96,11 @@ TEST(Records, OfADeclarationEveryFieldCounts) {
   EXPECT_TRUE(counts([](Tenant& t) { t.quota.models.pop_back(); }));
   EXPECT_TRUE(counts([](Tenant& t) { t.keys.pop_back(); }));
   EXPECT_TRUE(counts([](Tenant& t) { t.cache.no_store = false; }));
+  EXPECT_TRUE(counts([](Tenant& t) { t.cache.bytes.reset(); }));
+  EXPECT_TRUE(counts([](Tenant& t) { t.cache.bytes = 0; }));
+  for (std::size_t kind = 0; kind < 3; ++kind) {
+    EXPECT_TRUE(counts([&](Tenant& t) { t.cache.ttl_ms[kind] = 0; })) << kind;
+  }
 }
 
 TEST(Records, TornBytesGiveATypedError) {
@@ -137,6 +142,7 @@ TEST(Records, RulesHoldBothWays) {
   EXPECT_TRUE(refused([](Tenant& t) { t.quota.generated_tokens_per_second = INFINITY; }));
   EXPECT_TRUE(refused([](Tenant& t) { t.quota.burst_seconds = 0; }));
   EXPECT_TRUE(refused([](Tenant& t) { t.quota.models = {""}; }));
+  EXPECT_TRUE(refused([](Tenant& t) { ++*t.cache.ttl_ms[2]; })) << "30 days at most";
   EXPECT_TRUE(refused([](Tenant& t) { t.keys[0].sha256 = "ABC"; }));
   EXPECT_TRUE(refused([](Tenant& t) { t.declared = "ABC"; }));
   EXPECT_FALSE(check(RouterRecord{"a/b", "", "", 0, 0}));

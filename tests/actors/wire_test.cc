@@ -183,6 +183,7 @@ TEST(Wire, Reports) {
   stats.running = 4;
   stats.generated_tokens_total = 1ULL << 40;
   stats.step_seconds_total = 0.25;
+  stats.restored_tokens_total = 1ULL << 41;
   in.models = {{"a", stats}};
   in.replicas = {{"a", "a@1", ""}, {"b", "", "", true}, {"c", "", "no such file"}};
   const auto out = through(in);
@@ -195,6 +196,7 @@ TEST(Wire, Reports) {
   EXPECT_EQ(out.models[0].second.running, 4U);
   EXPECT_EQ(out.models[0].second.generated_tokens_total, 1ULL << 40);
   EXPECT_EQ(out.models[0].second.step_seconds_total, 0.25);
+  EXPECT_EQ(out.models[0].second.restored_tokens_total, 1ULL << 41);
   ASSERT_EQ(out.replicas.size(), 3U);
   EXPECT_EQ(out.replicas[0].version, "a@1");
   EXPECT_EQ(out.replicas[2].error, "no such file");
@@ -254,6 +256,93 @@ TEST(Wire, TheRest) {
   result.embeddings = {{0.5F, -0.5F}};
   EXPECT_EQ(through(result).embeddings, result.embeddings);
   EXPECT_FALSE(through(result).error);
+}
+
+TEST(Wire, CallsToTheCacheOnDisk) {
+  SetCachePolicies policies;
+  policies.tenants["acme"] = {false, 0, {{0, 1U << 31, {}}}};
+  policies.tenants["globex"] = {false, 5ULL << 40, {{{}, {}, 7}}};
+  EXPECT_EQ(through(policies).tenants, policies.tenants);
+  EXPECT_TRUE(through(SetCachePolicies{}).tenants.empty());
+
+  EXPECT_TRUE(std::holds_alternative<LookAtCache>(through(AskCache{9, LookAtCache()}).call));
+  EXPECT_EQ(through(AskCache{9, LookAtCache()}).id, 9U);
+  using std::chrono::milliseconds;
+  using storage::CacheKind;
+  const storage::CachePurge one{TenantId("acme"), CacheKind::tokens, milliseconds(60'000)};
+  const auto purge = std::get<storage::CachePurge>(through(AskCache{1, one}).call);
+  EXPECT_EQ(purge.tenant, one.tenant);
+  EXPECT_EQ(purge.kind, one.kind);
+  EXPECT_EQ(purge.older_than, one.older_than);
+  const auto all = std::get<storage::CachePurge>(through(AskCache{1, storage::CachePurge()}).call);
+  EXPECT_FALSE(all.tenant);
+  EXPECT_FALSE(all.kind);
+  const auto ttl = std::get<SetCacheTtl>(
+      through(AskCache{1, SetCacheTtl{CacheKind::embedding, milliseconds(0)}}).call);
+  EXPECT_EQ(ttl.kind, CacheKind::embedding);
+  EXPECT_EQ(ttl.ttl, milliseconds(0));
+  EXPECT_FALSE(
+      std::get<SetCacheTtl>(through(AskCache{1, SetCacheTtl{CacheKind::prefix, {}}}).call).ttl);
+
+  TellCache told;
+  told.id = 3;
+  told.answer.purged_entries = 4;
+  told.answer.report = {1, 2, 3, 4, 5, "full", {}};
+  CacheRow row;
+  row.tenant = "acme";
+  row.kind = CacheKind::embedding;
+  row.quota_bytes = 6ULL << 40;
+  row.ttl = milliseconds(7);
+  row.counts.bytes = 8;
+  row.counts.entries = 9;
+  row.counts.hits_total = 10;
+  row.counts.misses_total = 11;
+  row.counts.evicted_total = 12;
+  row.counts.expired_total = 13;
+  row.counts.purged_total = 14;
+  row.counts.damaged_total = 15;
+  row.counts.refused_total = 16;
+  row.counts.dropped_total = 17;
+  told.answer.report.rows = {row};
+  const auto out = through(told);
+  EXPECT_EQ(out.id, 3U);
+  EXPECT_FALSE(out.answer.error);
+  EXPECT_EQ(out.answer.purged_entries, 4U);
+  const auto& report = out.answer.report;
+  EXPECT_EQ(report.bytes, 1U);
+  EXPECT_EQ(report.limit_bytes, 2U);
+  EXPECT_EQ(report.buffered_bytes, 3U);
+  EXPECT_EQ(report.index_bytes, 4U);
+  EXPECT_EQ(report.table_bytes, 5U);
+  EXPECT_EQ(report.trouble, "full");
+  ASSERT_EQ(report.rows.size(), 1U);
+  EXPECT_EQ(report.rows[0].tenant, "acme");
+  EXPECT_EQ(report.rows[0].kind, CacheKind::embedding);
+  EXPECT_EQ(report.rows[0].quota_bytes, 6ULL << 40);
+  EXPECT_EQ(report.rows[0].ttl, milliseconds(7));
+  const auto& counts = report.rows[0].counts;
+  EXPECT_EQ(counts.bytes, 8U);
+  EXPECT_EQ(counts.entries, 9U);
+  EXPECT_EQ(counts.hits_total, 10U);
+  EXPECT_EQ(counts.misses_total, 11U);
+  EXPECT_EQ(counts.evicted_total, 12U);
+  EXPECT_EQ(counts.expired_total, 13U);
+  EXPECT_EQ(counts.purged_total, 14U);
+  EXPECT_EQ(counts.damaged_total, 15U);
+  EXPECT_EQ(counts.refused_total, 16U);
+  EXPECT_EQ(counts.dropped_total, 17U);
+  told.answer.error = Error(ErrorCode::failed_precondition, "there is none");
+  EXPECT_EQ(through(told).answer.error->code, ErrorCode::failed_precondition);
+}
+
+TEST(Wire, APurgeThatDoesNotSayOfWhomIsRefused) {
+  capnp::MallocMessageBuilder builder;
+  builder.initRoot<schema::Frame>().initAskCache().getWhat().initPurge();
+  const auto words = capnp::messageToFlatArray(builder);
+  const auto bytes = words.asBytes();
+  const auto out = decode({reinterpret_cast<const char*>(bytes.begin()), bytes.size()});
+  ASSERT_FALSE(out);
+  EXPECT_EQ(out.error().code, ErrorCode::malformed);
 }
 
 TEST(Wire, WhatIsNoFrameIsRefused) {

@@ -76,6 +76,7 @@ class OperatorVerbsTest : public ::testing::Test {
     app.require_subcommand(1);
     add_inspect(app, context);
     add_memory(app, context);
+    add_cache(app, context);
     add_events(app, context);
     add_top(app, context);
     add_cluster(app, context);
@@ -163,6 +164,7 @@ TEST_F(OperatorVerbsTest, PrintsTablesJsonAndYaml) {
       {"memory-endpoint", {"memory", "--by", "endpoint"}},
       {"memory-node", {"memory", "--by", "tenant", "--node", "node-a"}},
       {"top", {"top"}},
+      {"cache-status", {"cache", "status"}},
   };
   for (const auto& [name, words] : verbs) {
     for (const std::string format : {"table", "json", "yaml"}) {
@@ -198,6 +200,16 @@ TEST_F(OperatorVerbsTest, EachVerbAsksTheClusterForOneThing) {
       {{"model", "load", "--source", "s", "m"}, "load_model m s"},
       {{"model", "unload", "m", "-y"}, "unload_model m"},
       {{"model", "place", "--node", "a", "m"}, "place_model m a"},
+      {{"cache", "status", "--node", "n"}, "look_at_caches at n"},
+      {{"cache", "purge", "--tenant", "t", "--node", "n", "-y"}, "purge_caches t 0 at n"},
+      {{"cache", "purge", "--all", "--kind", "tokens", "--older-than", "1h", "--node", "n", "-y"},
+       "purge_caches all tokens 3600000 at n"},
+      {{"cache", "set-quota", "--tenant", "t", "1GiB"}, "set_cache_quota t 1073741824"},
+      {{"cache", "set-quota", "--tenant", "t", "default"}, "set_cache_quota t default"},
+      {{"cache", "set-ttl", "--kind", "prefix", "--tenant", "t", "2h"},
+       "set_cache_ttl t prefix 7200000"},
+      {{"cache", "set-ttl", "--kind", "tokens", "--node", "n", "default"},
+       "set_default_cache_ttl tokens default at n"},
       {{"events"}, "events after 0 limit 100"},
       {{"events", "--node", "a", "--tenant", "t", "--kind", "refuse", "--limit", "7"},
        "events after 0 limit 7 node a tenant t kind refuse"},
@@ -221,9 +233,12 @@ const std::pair<std::vector<std::string>, std::string> harmful[] = {
     {{"tenant", "suspend", "acme"}, "It has 5 sequences"},
     {{"tenant", "rotate-key", "acme"}, "the 2 that it has end in 1h"},
     {{"model", "unload", "llama"}, "from node-a, node-b"},
+    {{"cache", "purge", "--tenant", "acme", "--node", "node-a"},
+     "Purge all kinds of entries of acme from the disks of node-a: 4000 entries, 768.0 MiB"},
 };
 const std::vector<std::string> changes = {
-    "drain", "remove", "rebalance", "revoke_join_token", "suspend", "rotate_key", "unload_model"};
+    "drain",   "remove",     "rebalance",    "revoke_join_token",
+    "suspend", "rotate_key", "unload_model", "purge_caches"};
 std::vector<std::string> changes_in(const std::vector<std::string>& asked) {
   std::vector<std::string> out;
   for (const auto& call : asked) {
@@ -349,6 +364,15 @@ TEST_F(OperatorVerbsTest, WrongUsageIsFoundBeforeAnythingIsAsked) {
       {"model", "load", "m"},
       {"model", "place", "m"},
       {"tenant", "list", "-o", "xml"},
+      {"tenant", "set-cache", "t", "sometimes"},
+      {"cache", "purge", "--yes"},
+      {"cache", "purge", "--yes", "--all", "--tenant", "t"},
+      {"cache", "purge", "--yes", "--all", "--kind", "weights"},
+      {"cache", "purge", "--yes", "--all", "--older-than", "old"},
+      {"cache", "set-quota", "1GiB"},
+      {"cache", "set-quota", "--tenant", "t", "much"},
+      {"cache", "set-ttl", "1h"},
+      {"cache", "set-ttl", "--kind", "prefix", "--tenant", "t", "--node", "n", "1h"},
   };
   for (const auto& words : wrong) {
     const auto ran = run(words);
@@ -369,6 +393,13 @@ TEST_F(OperatorVerbsTest, ExitCodesTellRefusalsFromFailures) {
   EXPECT_EQ(run({"tenant", "list", "--api-key", "tenant"}).code, exit_refused);
   EXPECT_EQ(run({"tenant", "list", "--address", "127.0.0.1:1"}).code, exit_unavailable);
   EXPECT_EQ(run({"cluster", "drain", "no-such-node"}, "y").code, exit_refused);
+}
+
+TEST_F(OperatorVerbsTest, ANodeThatDidNotAnswerFailsAPurge) {
+  const auto ran = run({"cache", "purge", "--tenant", "acme", "--yes"});
+  EXPECT_EQ(ran.code, exit_failure);
+  EXPECT_EQ(ran.out, "node-a: 12 entries removed\nnode-b: no answer\n");
+  EXPECT_EQ(run({"cache", "set-ttl", "--kind", "prefix", "1h"}).code, exit_failure);
 }
 
 TEST_F(OperatorVerbsTest, FlagsWinOverTheEnvironment) {

@@ -4,12 +4,15 @@ the same answer; damage costs only time; what is over is counted."""
 import json
 import pathlib
 import random
+import re
 import signal
+import subprocess
 import time
+import urllib.error
 import urllib.request
 
 import pytest
-from conftest import CHAT, Server, need_models
+from conftest import BINARY, CHAT, Server, need_models
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +30,14 @@ class Served:
     def __exit__(self, *_):
         self.server.stop()
 
-    def answer(self, prompt):
+    def answer(self, prompt, key="", **fields):
         """The answer's text, seconds to its first token, and how much of the prompt was cached."""
         body = {"model": CHAT, "prompt": prompt, "max_tokens": 8, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}}
+                "stream_options": {"include_usage": True}, **fields}
         request = urllib.request.Request(f"{self.server.url}/v1/completions", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
+        if key:
+            request.add_header("Authorization", f"Bearer {key}")
         text, first, cached = "", None, None
         begin = time.monotonic()
         with urllib.request.urlopen(request, timeout=300) as stream:
@@ -57,6 +62,13 @@ class Served:
             if line.split("{")[0].split(" ")[0] == name
             and all(f'{key}="{value}"' in line for key, value in labels.items())
         )
+
+
+    def cache(self, *words, code=0):
+        """What a verb of `plimsoll cache` says, or, where it is refused, why."""
+        done = self.server.cli("cache", *words, "-o", "json", split=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout) if code == 0 else done.stderr
 
 
 def prompt_of(seed, words=1400):
@@ -117,3 +129,158 @@ def test_evictions_and_a_kill_leave_what_is_within_bounds(tmp_path):
         assert bytes_in(tmp_path) <= 40 << 20
         assert [served.answer(prompt)[0] for prompt in prompts] == texts
         assert served.metric("plimsoll_cache_lookups_total", kind="prefix", result="hit") > 0
+
+
+def test_what_shall_not_be_stored_is_not(tmp_path):
+    prompts = {who: prompt_of(seed, 600) for seed, who in enumerate(("open", "asked", "tenant"), 10)}
+    with Served(tmp_path) as served:
+        done = served.server.cli("tenant", "create", "secretive", "--cache", "no-store", split=True)
+        assert done.returncode == 0, done.stderr
+        key = done.stdout.strip()
+        served.answer(prompts["open"])
+        text, _, _ = served.answer(prompts["asked"], cache="no-store")
+        _, _, cached = served.answer(prompts["asked"], cache="no-store")
+        assert cached > 400, "memory is not the disk"
+        served.answer(prompts["tenant"], key=key)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            served.answer("x", cache="never")
+        assert refused.value.code == 400
+        error = json.loads(refused.value.read())["error"]
+        assert error["param"] == "cache" and "no-store" in error["message"]
+    with Served(tmp_path) as served:
+        rows = [row for node in served.cache("status") for row in node["rows"]]
+        assert {row["tenant"] for row in rows} == {"local"}
+        blocks = rows[0]["entries"]
+        assert served.answer(prompts["asked"])[0] == text
+        assert served.metric("plimsoll_cache_lookups_total", kind="prefix", result="hit") == 0
+        _, _, cached = served.answer(prompts["open"])
+        assert 400 < cached <= 16 * blocks
+
+
+def test_an_operator_sees_and_sets_the_cache(tmp_path):
+    with Served(tmp_path) as served:
+        prompts = [prompt_of(seed, 600) for seed in (20, 21)]
+        for prompt in prompts:
+            served.answer(prompt)
+    with Served(tmp_path) as served:
+        (node,) = served.cache("status")
+        assert node["bytes"] > 1 << 20 and node["limit_bytes"] > 4e9 and node["trouble"] == ""
+        (row,) = node["rows"]
+        assert (row["tenant"], row["kind"], row["ttl_ms"]) == ("local", "prefix", 24 * 3600 * 1000)
+        assert row["bytes"] == node["bytes"] and row["entries"] > 70
+        served.answer(prompts[0])
+        (row,) = served.cache("status", "--node", node["node"])[0]["rows"]
+        assert row["hits_total"] > 30 and row["hit_rate"] > 0
+        assert served.metric("plimsoll_restored_tokens_total") > 400
+
+        young = served.cache("purge", "--all", "--older-than", "1h", "--yes")
+        assert young["entries"] == 0
+        assert "nobody" in served.cache("purge", "--tenant", "nobody", "--yes", code=4)
+        assert "no-such" in served.cache("status", "--node", "no-such", code=4)
+        assert "30 days" in served.cache("set-ttl", "--kind", "prefix", "--tenant", "local", "721h", code=4)
+        gone = served.cache("purge", "--tenant", "local", "--kind", "prefix", "--yes")
+        assert gone["entries"] == row["entries"] == gone["nodes"][0]["entries"]
+        (row,) = served.cache("status")[0]["rows"]
+        assert row["bytes"] == row["entries"] == 0 and row["purged_total"] == gone["entries"]
+
+        served.cache("set-ttl", "--kind", "prefix", "2h")
+        served.cache("set-quota", "--tenant", "local", "0")
+        served.cache("set-ttl", "--kind", "tokens", "--tenant", "local", "1h")
+        (row,) = served.cache("status")[0]["rows"]
+        assert row["quota_bytes"] == 0 and row["ttl_ms"] == 2 * 3600 * 1000
+        shown = json.loads(served.server.cli("tenant", "show", "local", "-o", "json", split=True).stdout)
+        assert shown["disk_cache_bytes"] == 0 and shown["disk_cache_ttl_ms"] == {"tokens": 3600 * 1000}
+        served.cache("set-ttl", "--kind", "prefix", "default")
+        served.cache("set-quota", "--tenant", "local", "default")
+        (row,) = served.cache("status")[0]["rows"]
+        assert row["quota_bytes"] > 1 << 30 and row["ttl_ms"] == 24 * 3600 * 1000
+
+
+def test_where_no_cache_is_configured_it_says_so(tmp_path):
+    server = Server("--engine-kv-memory", "64MiB", models=(CHAT,))
+    done = server.cli("cache", "status", split=True)
+    server.stop()
+    assert done.returncode == 4 and "cache.directory" in done.stderr
+
+
+class Process:
+    """A router or a node; `find` waits for what it prints."""
+
+    def __init__(self, log, *words):
+        self.log = log
+        with log.open("a") as out:
+            self.process = subprocess.Popen([BINARY, *map(str, words)], stdout=out, stderr=out)
+
+    def find(self, pattern):
+        deadline = time.monotonic() + 60
+        while not (found := re.findall(pattern, self.log.read_text())):
+            assert time.monotonic() < deadline and self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+        return found[-1]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.log.read_text()
+
+
+def test_a_router_reaches_its_nodes_caches(tmp_path):
+    def start_router(door, log):
+        return Process(tmp_path / log, "router", "--model", CHAT, "--cluster-listen", f"127.0.0.1:{door}",
+                       "--cluster-name", "router", "--cluster-state-directory", tmp_path / "router",
+                       "--http-listen", "127.0.0.1:0", "--rpc-listen", "127.0.0.1:0")
+
+    def cache(*words, code=0):
+        done = subprocess.run([BINARY, "cache", *words, "--address", rpc, "-o", "json"],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stdout + done.stderr
+        return json.loads(done.stdout) if code == 0 else done.stderr
+
+    def wait_for(condition):
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    router = start_router(0, "router.log")
+    rpc = router.find(r"RPC +(\S+:\d+)")
+    door = router.find(r"nodes +\S+:(\d+)")
+    nodes = [
+        Process(tmp_path / f"{name}.log", "node", "--model", CHAT, "--cluster-name", name,
+                "--cluster-state-directory", tmp_path / name, "--engine-kv-memory", "64MiB",
+                "--engine-threads", 1, "--join", f"127.0.0.1:{door}", *options)
+        for name, options in (("caching", ["--cache-directory", tmp_path / "cache"]), ("plain", []))
+    ]
+    ready = lambda: subprocess.run(
+        [BINARY, "cluster", "nodes", "--address", rpc, "-o", "json"], capture_output=True, text=True
+    ).stdout.count('"ready"')
+    wait_for(lambda: ready() == 2)
+    url = router.find(r"OpenAI\s+(\S+)/v1")
+    # A request each, to both nodes or one: then its cache knows the tenant.
+    body = {"model": CHAT, "prompt": prompt_of(30, 100), "max_tokens": 1}
+    for prompt in range(8):
+        body["prompt"] = prompt_of(30 + prompt, 100)
+        request = urllib.request.Request(f"{url}/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=60).read()
+
+    assert [node["node"] for node in cache("status")] == ["caching"], "the other one has none"
+    assert "cache.directory" in cache("status", "--node", "plain", code=4)
+    assert cache("purge", "--all", "--yes")["nodes"] == [{"node": "caching", "entries": 0}]
+    cache("set-ttl", "--kind", "prefix", "--node", "caching", "3h")
+    cache("set-quota", "--tenant", "local", "1MiB")
+    rows = cache("status")[0]["rows"]
+    assert all(row["ttl_ms"] == 3 * 3600 * 1000 and row["quota_bytes"] == 1 << 20 for row in rows)
+    # The record outlives the router, and comes to a node that is started again.
+    nodes[0].stop()
+    router.stop()
+    router = start_router(door, "router-2.log")
+    rpc = router.find(r"RPC +(\S+:\d+)")
+    nodes[0] = Process(tmp_path / "caching-2.log", "node", "--model", CHAT, "--cluster-name", "caching",
+                       "--cluster-state-directory", tmp_path / "caching", "--engine-kv-memory", "64MiB",
+                       "--engine-threads", 1, "--join", f"127.0.0.1:{door}",
+                       "--cache-directory", tmp_path / "cache")
+    wait_for(lambda: ready() == 2)
+    rows = [row for node in cache("status") for row in node["rows"]]
+    assert all(row["ttl_ms"] == 24 * 3600 * 1000 and row["quota_bytes"] == 1 << 20 for row in rows)
+    for process in (*nodes, router):
+        process.stop()

@@ -63,9 +63,11 @@ class Server:
             self.process.wait()
             raise
 
-    def cli(self, *words, **options):
+    def cli(self, *words, split=False, **options):
+        """A verb; `split`: a verb of a family, whose options follow it."""
+        verb = words[: 2 if split else 1]
         return subprocess.run(
-            [BINARY, words[0], "--address", self.rpc, *words[1:]],
+            [BINARY, *verb, "--address", self.rpc, *words[len(verb):]],
             capture_output=True,
             text=True,
             timeout=120,

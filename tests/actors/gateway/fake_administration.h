@@ -137,6 +137,57 @@ class FakeAdministration final : public Administration {
                                      {cluster::idle_tenant, idle}, {"acme", acme}, {"ops", {}}});
   }
 
+  Result<void> set_cache_quota(const std::string& tenant,
+                               std::optional<std::uint64_t> bytes) override {
+    return note("set_cache_quota " + tenant + " " + (bytes ? std::to_string(*bytes) : "default"));
+  }
+  Result<void> set_cache_ttl(const std::string& tenant, storage::CacheKind kind,
+                             std::optional<std::chrono::milliseconds> ttl) override {
+    return note("set_cache_ttl " + tenant + " " + text_of(kind, ttl));
+  }
+  // Of node-b comes no answer.
+  Result<std::vector<NodeCacheAnswer>> ask_caches(const CacheCall& call,
+                                                  const std::string& node) override {
+    std::vector<NodeCacheAnswer> answers{{"node-a", {}}};
+    auto& report = answers[0].answer.report;
+    std::string text = "look_at_caches";
+    if (const auto* purge = std::get_if<storage::CachePurge>(&call)) {
+      text = "purge_caches " + (purge->tenant ? purge->tenant->get() : std::string("all"));
+      if (purge->kind) text += " " + std::string(to_string(*purge->kind));
+      text += " " + std::to_string(purge->older_than.count());
+      answers[0].answer.purged_entries = 12;
+    } else if (const auto* order = std::get_if<SetCacheTtl>(&call)) {
+      text = "set_default_cache_ttl " + text_of(order->kind, order->ttl);
+    } else {
+      report = {3ULL << 29, 4ULL << 30, 1 << 20, 2 << 20, 3 << 20, "", {}};
+      CacheRow prefixes;
+      prefixes.tenant = "acme";
+      prefixes.quota_bytes = 1ULL << 30;
+      prefixes.ttl = std::chrono::hours(24);
+      prefixes.counts.bytes = 3ULL << 28;
+      prefixes.counts.entries = 4000;
+      prefixes.counts.hits_total = 75;
+      prefixes.counts.misses_total = 25;
+      prefixes.counts.evicted_total = 1;
+      prefixes.counts.expired_total = 2;
+      prefixes.counts.purged_total = 3;
+      prefixes.counts.damaged_total = 4;
+      CacheRow embeddings = prefixes;
+      embeddings.kind = storage::CacheKind::embedding;
+      embeddings.counts = {};
+      embeddings.counts.refused_total = 5;
+      embeddings.counts.dropped_total = 6;
+      report.rows = {prefixes, embeddings};
+    }
+    if (node.empty()) {
+      answers.push_back({"node-b", {}});
+      answers[1].answer.error = Error(ErrorCode::unavailable, "no answer");
+    } else {
+      text += " at " + node;
+    }
+    return answer(note(text), answers);
+  }
+
   Result<std::vector<ModelView>> models() override {
     ModelView model{"llama", "llama@12ab", "/models/llama.gguf", {}};
     model.replicas = {{"node-a", "ready", ""}, {"node-b", "failed", "no such file"}};
@@ -180,7 +231,7 @@ class FakeAdministration final : public Administration {
     view.tenant.tier = cluster::Tier::guaranteed;
     view.tenant.quota = {10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
                          3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
-    view.tenant.cache.no_store = true;
+    view.tenant.cache = {true, 3ULL << 30, {{{}, 3'600'000, {}}}};
     view.tenant.keys = {{"ab12", 1'700'000'000, 0}, {"cd34", 1'600'000'000, 1'700'003'600}};
     view.home = {"node-a", "node-b"};
     view.sequences = 5;
@@ -190,6 +241,10 @@ class FakeAdministration final : public Administration {
   }
 
  private:
+  static std::string text_of(storage::CacheKind kind,
+                             const std::optional<std::chrono::milliseconds>& ttl) {
+    return std::string(to_string(kind)) + " " + (ttl ? std::to_string(ttl->count()) : "default");
+  }
   static std::string text_of(const cluster::EventLog::Query& query) {
     std::string text =
         "events after " + std::to_string(query.after) + " limit " + std::to_string(query.limit);

@@ -90,9 +90,10 @@ TEST(OpenAiRequest, HarmlessFieldsAreTaken) {
 }
 
 TEST(OpenAiRequest, WhatShallNotBeStoredSaysSo) {
-  for (const auto& [field, no_store] :
-       {std::pair(R"(,"cache":"no-store")", true), {R"(,"cache":"default")", false},
-        {R"(,"cache":null)", false}, {"", false}}) {
+  for (const auto& [field, no_store] : {std::pair(R"(,"cache":"no-store")", true),
+                                        {R"(,"cache":"default")", false},
+                                        {R"(,"cache":null)", false},
+                                        {"", false}}) {
     EXPECT_EQ(good_chat(field).no_store, no_store) << field;
     const std::string rest = std::string(R"("x")") + field + "}";
     const auto completion = parse_completion_call(R"({"model":"m","prompt":)" + rest);

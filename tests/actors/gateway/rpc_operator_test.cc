@@ -160,6 +160,8 @@ TEST_F(RpcOperatorTest, ShowsTenants) {
   EXPECT_FALSE(view.tenant.suspended);
   EXPECT_FALSE(view.tenant.is_operator);
   EXPECT_TRUE(view.tenant.no_store);
+  EXPECT_EQ(view.tenant.disk_cache_bytes, 3ULL << 30);
+  EXPECT_THAT(view.tenant.disk_cache_ttl, ElementsAre(std::pair("embedding", 3'600'000ms)));
   const client::Quota quota{10,         5000,       800.5, 12,   32,   2ULL << 30, 1ULL << 29,
                             3ULL << 29, 1ULL << 30, 4096,  1024, 6000, 30'000,     {"llama"}};
   EXPECT_EQ(view.tenant.quota, quota);
@@ -205,6 +207,68 @@ TEST_F(RpcOperatorTest, ChangesTenants) {
   quota.kv_bytes = 5ULL << 32;
   EXPECT_THAT(administration_.quotas, ElementsAre(quota));
   EXPECT_THAT(administration_.tiers, ElementsAre(cluster::Tier::guaranteed));
+}
+
+TEST_F(RpcOperatorTest, Caches) {
+  auto client = connect();
+  client::Operator op(client);
+  const auto caches = op.caches();
+  ASSERT_EQ(caches.size(), 2U);
+  const auto& a = caches[0];
+  EXPECT_EQ(a.node, "node-a");
+  EXPECT_FALSE(a.error);
+  EXPECT_EQ(a.bytes, 3ULL << 29);
+  EXPECT_EQ(a.limit_bytes, 4ULL << 30);
+  EXPECT_EQ(a.buffered_bytes, 1U << 20);
+  EXPECT_EQ(a.index_bytes, 2U << 20);
+  EXPECT_EQ(a.table_bytes, 3U << 20);
+  EXPECT_EQ(a.trouble, "");
+  ASSERT_EQ(a.rows.size(), 2U);
+  EXPECT_EQ(a.rows[0].tenant, "acme");
+  EXPECT_EQ(a.rows[0].kind, "prefix");
+  EXPECT_EQ(a.rows[0].quota_bytes, 1ULL << 30);
+  EXPECT_EQ(a.rows[0].ttl, 24h);
+  EXPECT_EQ(a.rows[0].entries, 4000U);
+  EXPECT_EQ(a.rows[0].hits_total, 75U);
+  EXPECT_EQ(a.rows[0].damaged_total, 4U);
+  EXPECT_EQ(a.rows[1].kind, "embedding");
+  EXPECT_EQ(a.rows[1].refused_total, 5U);
+  EXPECT_EQ(a.rows[1].dropped_total, 6U);
+  ASSERT_TRUE(caches[1].error);
+  EXPECT_EQ(caches[1].error->code, "unavailable");
+  EXPECT_EQ(op.caches("node-a").size(), 1U);
+  EXPECT_EQ(op.purge_caches({.tenant = "acme"}).at(0).purged_entries, 12U);
+  op.purge_caches({.all_tenants = true, .kind = "tokens", .older_than = 1h}, "node-a");
+  op.set_cache_quota("acme", 5ULL << 32);
+  op.set_cache_quota("acme", 0);
+  op.set_cache_quota("acme", std::nullopt);
+  op.set_cache_ttl("acme", "prefix", 0ms);
+  op.set_cache_ttl("acme", "tokens", std::nullopt);
+  op.set_default_cache_ttl("embedding", 1h);
+  op.set_default_cache_ttl("embedding", std::nullopt, "node-a");
+  EXPECT_THAT(
+      administration_.asked(),
+      ElementsAre("look_at_caches", "look_at_caches at node-a", "purge_caches acme 0",
+                  "purge_caches all tokens 3600000 at node-a", "set_cache_quota acme 21474836480",
+                  "set_cache_quota acme 0", "set_cache_quota acme default",
+                  "set_cache_ttl acme prefix 0", "set_cache_ttl acme tokens default",
+                  "set_default_cache_ttl embedding 3600000",
+                  "set_default_cache_ttl embedding default at node-a"));
+  const auto code_of = [](const auto& call) -> std::string {
+    try {
+      call();
+    } catch (const client::Error& error) {
+      return error.code;
+    }
+    return "none";
+  };
+  EXPECT_EQ(code_of([&] { op.purge_caches({}); }), "invalid_argument") << "of whom?";
+  EXPECT_EQ(code_of([&] { op.purge_caches({.tenant = "a", .all_tenants = true}); }),
+            "invalid_argument");
+  EXPECT_EQ(code_of([&] { op.purge_caches({.tenant = "a", .kind = "weights"}); }),
+            "invalid_argument");
+  EXPECT_EQ(code_of([&] { op.set_cache_ttl("", "prefix", 1h); }), "invalid_argument");
+  EXPECT_EQ(administration_.asked().size(), 11U) << "none of these was asked for";
 }
 
 TEST_F(RpcOperatorTest, Usage) {
