@@ -82,7 +82,6 @@ std::vector<Message> messages() {
           Probe{5},
           policies,
           AskCache{6, storage::CachePurge{TenantId("acme"), storage::CacheKind::prefix}},
-          AskCache{7, SetCacheTtl{storage::CacheKind::tokens, std::chrono::milliseconds(8)}},
           told};
 }
 
