@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "actors/cache_keys.h"
+
 namespace plimsoll {
 
 Result<CacheOnDisk> open_cache_on_disk(const CacheSettings& settings, Ledger& ledger) {
@@ -19,6 +21,16 @@ Result<CacheOnDisk> open_cache_on_disk(const CacheSettings& settings, Ledger& le
   options.on_trouble = [](const std::string& trouble) {
     spdlog::warn("event=cache_trouble {}", trouble);
   };
+  if (!settings.key_file.empty()) {
+    auto keys = CacheKeys::read(settings.key_file);
+    if (!keys) {
+      keys.error().message = "cache.key_file: " + keys.error().message;
+      return fail(std::move(keys.error()));
+    }
+    options.derive_key = [keys = std::move(*keys)](const TenantId& tenant) {
+      return keys.of(tenant);
+    };
+  }
   auto opened = storage::open_disk_cache(std::move(options), ledger);
   if (!opened) {
     opened.error().message = "cache.directory: " + opened.error().message;

@@ -17,7 +17,7 @@ struct CacheOnDisk {
 };
 
 // `settings.memory_bytes` is divided among all that it keeps in memory. What goes wrong on the disk
-// is logged; it stops nobody. Errors: those of storage::open_disk_cache().
+// is logged; it stops nobody. Errors: those of CacheKeys::read() and storage::open_disk_cache().
 Result<CacheOnDisk> open_cache_on_disk(const CacheSettings& settings, Ledger& ledger);
 
 }  // namespace plimsoll

@@ -80,6 +80,7 @@ struct CacheSettings {
   std::uint64_t tenant_bytes = 4_GiB;  // of them, of one tenant
   std::chrono::milliseconds ttl{std::chrono::hours(24)};
   std::uint64_t memory_bytes = 64_MiB;  // buffers, index and tables
+  std::filesystem::path key_file{};     // 32 bytes, hex or base64; empty: nothing is encrypted
 };
 
 // What a process is of a cluster. `all`: a router and a node in one.

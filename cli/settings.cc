@@ -317,6 +317,9 @@ std::vector<Setting> make_settings() {
                     FIELD(server.cache.tenant_bytes)));
   add(time_setting("cache.ttl", "of what is cached on disk, at most 30 days",
                    FIELD(server.cache.ttl)));
+  add(path_setting("cache.key_file",
+                   "with 32 bytes, hex or base64: what is cached on disk is encrypted",
+                   FIELD(server.cache.key_file)));
   add(bytes_setting("cache.memory", "for the buffers and the index of the cache on disk",
                     FIELD(server.cache.memory_bytes)));
   add(name_setting());

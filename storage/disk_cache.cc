@@ -123,7 +123,11 @@ std::uint64_t DiskCacheImpl::target_bytes(const TenantId& tenant) const {
 const std::string& DiskCacheImpl::key_of(const TenantId& tenant) const {
   static const std::string none;
   const auto found = options_.keys.find(tenant);
-  return found != options_.keys.end() ? found->second : none;
+  if (found != options_.keys.end()) return found->second;
+  if (!options_.derive_key) return none;
+  auto& key = derived_keys_[tenant];
+  if (key.empty()) key = options_.derive_key(tenant);
+  return key;
 }
 
 std::uint64_t DiskCacheImpl::key_id_of(const TenantId& tenant) const {

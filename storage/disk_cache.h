@@ -57,6 +57,8 @@ struct DiskCacheOptions {
   std::chrono::milliseconds reclaim_within{600'000};  // from an entry's expiry to its bytes' end
   std::chrono::milliseconds retry_after{10'000};      // with the next write, when one has failed
   std::map<TenantId, std::string> keys;               // 32 bytes each: entries are encrypted
+  // The key of a tenant that is not among them, the same each time; null: there are no others.
+  std::function<std::string(const TenantId&)> derive_key;
   // Called with what was found damaged or could not be written, on any thread; must not block.
   std::function<void(const std::string&)> on_trouble;
   std::function<std::chrono::system_clock::time_point()> now = std::chrono::system_clock::now;
@@ -139,7 +141,8 @@ class DiskCache {
   virtual Result<void> set_ttl(CacheKind kind, std::chrono::milliseconds ttl) = 0;
   virtual Result<void> set_ttl(CacheKind kind, const TenantId& tenant,
                                std::optional<std::chrono::milliseconds> ttl) = 0;
-  // 32 bytes, or empty: plain. What is stored otherwise, plain or under another key, goes.
+  // 32 bytes, or empty: plain, or as it is derived. What is stored otherwise, plain or under
+  // another key, goes.
   virtual Result<void> set_key(const TenantId& tenant, std::string key) = 0;
 
   // What it takes to read, by a file that is written and read at the start, then by the reads of

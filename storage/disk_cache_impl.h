@@ -134,6 +134,7 @@ class DiskCacheImpl final : public DiskCache {
   std::map<TenantId, std::uint64_t> buffered_of_;
   std::map<TenantId, std::array<CacheCounts, cache_kind_count>> counts_;
   std::map<TenantId, std::uint64_t> quotas_;
+  mutable std::map<TenantId, std::string> derived_keys_;
   std::map<std::pair<TenantId, CacheKind>, std::chrono::milliseconds> tenant_ttls_;
   std::set<std::uint64_t> reads_;  // from the disk, under way
   std::uint64_t last_read_ = 0;
