@@ -13,6 +13,7 @@
 #include "cluster/event.h"
 #include "engine/loop/engine.h"
 #include "engine/memory/ledger.h"
+#include "storage/cache_record.h"
 
 namespace plimsoll {
 
@@ -33,6 +34,12 @@ struct HistoryPoint {
   std::uint64_t mapped_bytes = 0;
   std::vector<std::pair<std::string, std::uint64_t>> tenants;  // the largest first
   std::uint64_t other_tenants_bytes = 0;
+  // On the disks of all nodes that have a cache there: bytes by kind and by tenant, the largest
+  // first, and of what was looked for since the point before, the share that was found.
+  std::array<std::uint64_t, storage::cache_kind_count> disk_bytes{};
+  std::array<std::optional<double>, storage::cache_kind_count> disk_hit_percent{};
+  std::vector<std::pair<std::string, std::uint64_t>> disk_tenants;
+  std::uint64_t other_disk_tenants_bytes = 0;
 };
 
 struct ConsoleQuery {

@@ -11,9 +11,26 @@ std::uint64_t positive(std::int64_t bytes) {
 }
 
 std::uint64_t bytes_of(const HistoryPoint& point) {
-  std::uint64_t bytes = sizeof(point) + point.tenants.capacity() * sizeof(point.tenants[0]);
-  for (const auto& [name, unused] : point.tenants) bytes += name.capacity();
+  std::uint64_t bytes = sizeof(point);
+  for (const auto* tenants : {&point.tenants, &point.disk_tenants}) {
+    bytes += tenants->capacity() * sizeof(tenants->front());
+    for (const auto& [name, unused] : *tenants) bytes += name.capacity();
+  }
   return bytes;
+}
+
+// Into `largest`, the largest first; returns what the others come to.
+std::uint64_t take_largest(const std::map<std::string, std::uint64_t>& tenants,
+                           std::vector<std::pair<std::string, std::uint64_t>>& largest) {
+  largest.assign(tenants.begin(), tenants.end());
+  std::ranges::sort(largest, [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  });
+  std::uint64_t others = 0;
+  for (std::size_t i = History::most_tenants; i < largest.size(); ++i) others += largest[i].second;
+  if (largest.size() > History::most_tenants) largest.resize(History::most_tenants);
+  largest.shrink_to_fit();
+  return others;
 }
 
 void add_memory(HistoryPoint& point, const MemoryReport& report) {
@@ -26,26 +43,41 @@ void add_memory(HistoryPoint& point, const MemoryReport& report) {
     if (row.tenant != shared_tenant.get() && bytes > 0) tenants[row.tenant] += bytes;
   }
   point.unattributed_bytes = positive(report.unattributed_bytes);
-  point.tenants.assign(tenants.begin(), tenants.end());
-  std::ranges::sort(point.tenants, [](const auto& a, const auto& b) {
-    return a.second != b.second ? a.second > b.second : a.first < b.first;
-  });
-  if (point.tenants.size() > History::most_tenants) {
-    const auto rest = point.tenants.begin() + History::most_tenants;
-    for (auto it = rest; it != point.tenants.end(); ++it) point.other_tenants_bytes += it->second;
-    point.tenants.erase(rest, point.tenants.end());
-  }
-  point.tenants.shrink_to_fit();
+  point.other_tenants_bytes = take_largest(tenants, point.tenants);
   if (report.pressure && report.pressure->cgroup_scoped) {
     point.stall_percent = report.pressure->some_avg10;
   }
+}
+
+void add_caches(HistorySample& sample, const std::vector<NodeCacheAnswer>& caches) {
+  std::map<std::string, std::uint64_t> tenants;
+  for (const auto& cache : caches) {
+    for (const auto& row : cache.answer.report.rows) {
+      const auto kind = static_cast<std::size_t>(row.kind);
+      sample.point.disk_bytes[kind] += row.counts.bytes;
+      if (row.counts.bytes > 0) tenants[row.tenant] += row.counts.bytes;
+      sample.lookups[kind].hits += row.counts.hits_total;
+      sample.lookups[kind].misses += row.counts.misses_total;
+    }
+  }
+  sample.point.other_disk_tenants_bytes = take_largest(tenants, sample.point.disk_tenants);
+}
+
+// Absent where nothing was looked for, or the counts have begun anew.
+std::optional<double> hit_percent(const CacheLookups& before, const CacheLookups& now) {
+  if (now.hits < before.hits || now.misses < before.misses) return std::nullopt;
+  const auto hits = now.hits - before.hits;
+  const auto all = hits + now.misses - before.misses;
+  if (all == 0) return std::nullopt;
+  return 100.0 * static_cast<double>(hits) / static_cast<double>(all);
 }
 
 }  // namespace
 
 HistorySample take_sample(double unix_seconds, const ClusterStatus& status,
                           const Result<MemoryReport>& memory,
-                          const std::vector<MemoryScope>& scopes) {
+                          const std::vector<MemoryScope>& scopes,
+                          const std::vector<NodeCacheAnswer>& caches) {
   HistorySample sample;
   auto& point = sample.point;
   point.unix_seconds = unix_seconds;
@@ -59,6 +91,7 @@ HistorySample take_sample(double unix_seconds, const ClusterStatus& status,
     }
   }
   if (memory) add_memory(point, *memory);
+  add_caches(sample, caches);
   if (!scopes.empty()) {
     const auto nearest = std::ranges::max_element(scopes, {}, &MemoryScope::used_share);
     point.used_bytes = nearest->used_bytes;
@@ -80,6 +113,10 @@ void History::add(HistorySample sample) {
     if (seconds > 0) point.tokens_per_second = tokens / seconds;
   }
   tokens_total_ = sample.tokens_total;
+  for (std::size_t i = 0; !points_.empty() && i < lookups_.size(); ++i) {
+    point.disk_hit_percent[i] = hit_percent(lookups_[i], sample.lookups[i]);
+  }
+  lookups_ = sample.lookups;
   point.id = ++last_id_;
   bytes_ += bytes_of(point);
   points_.push_back(std::move(point));

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "actors/cache_calls.h"
 #include "actors/console.h"
 #include "actors/frontend.h"
 #include "engine/memory/headroom.h"
@@ -23,14 +24,20 @@
 
 namespace plimsoll {
 
+// Of all nodes' caches on disk, since each node's start.
+struct CacheLookups {
+  std::uint64_t hits = 0, misses = 0;
+};
 // What is read at one moment. `point` has all but its id and its rates.
 struct HistorySample {
   HistoryPoint point;
   std::uint64_t tokens_total = 0;  // of all engines: prompts that were computed, and generated
+  std::array<CacheLookups, storage::cache_kind_count> lookups{};  // by kind
 };
 HistorySample take_sample(double unix_seconds, const ClusterStatus& status,
                           const Result<MemoryReport>& memory,
-                          const std::vector<MemoryScope>& scopes);
+                          const std::vector<MemoryScope>& scopes,
+                          const std::vector<NodeCacheAnswer>& caches = {});
 
 // Thread-safe.
 class History {
@@ -48,6 +55,7 @@ class History {
   const std::size_t capacity_;
   std::uint64_t last_id_ = 0;
   std::uint64_t tokens_total_ = 0;
+  std::array<CacheLookups, storage::cache_kind_count> lookups_{};
   std::deque<HistoryPoint> points_;
   std::uint64_t bytes_ = 0;
   Charge charge_;

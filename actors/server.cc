@@ -192,10 +192,16 @@ struct Server::Impl {
     return {};
   }
 
+  std::vector<NodeCacheAnswer> caches() {
+    using Answers = std::vector<NodeCacheAnswer>;
+    if (!administration) return {};
+    return administration->ask_caches(LookAtCache(), "").value_or(Answers{});
+  }
+
   void add_to_history() {
     const auto scopes = read_memory_scopes(config.memory_limit_bytes);
     history.add(take_sample(unix_seconds(), frontend->status(), frontend->memory(),
-                            scopes.value_or(std::vector<MemoryScope>{})));
+                            scopes.value_or(std::vector<MemoryScope>{}), caches()));
   }
 
   Result<std::shared_ptr<storage::StateStore>> open_store() {

@@ -35,6 +35,15 @@ Json to_json(const HistoryPoint& point) {
   if (point.unattributed_bytes > 0) components["unattributed"] = point.unattributed_bytes;
   Json tenants = Json::array();
   for (const auto& [name, bytes] : point.tenants) tenants.push_back({name, bytes});
+  Json disk_kinds = Json::object();
+  Json disk_hits = Json::object();
+  for (std::size_t i = 0; i < storage::cache_kind_count; ++i) {
+    const std::string kind(to_string(static_cast<storage::CacheKind>(i)));
+    if (point.disk_bytes[i] > 0) disk_kinds[kind] = point.disk_bytes[i];
+    if (point.disk_hit_percent[i]) disk_hits[kind] = *point.disk_hit_percent[i];
+  }
+  Json disk_tenants = Json::array();
+  for (const auto& [name, bytes] : point.disk_tenants) disk_tenants.push_back({name, bytes});
   Json out = {{"id", point.id},
               {"t", point.unix_seconds},
               {"level", static_cast<int>(point.pressure)},
@@ -46,7 +55,12 @@ Json to_json(const HistoryPoint& point) {
               {"mapped", point.mapped_bytes},
               {"components", std::move(components)},
               {"tenants", std::move(tenants)},
-              {"others", point.other_tenants_bytes}};
+              {"others", point.other_tenants_bytes},
+              {"disk",
+               {{"kinds", std::move(disk_kinds)},
+                {"hits", std::move(disk_hits)},
+                {"tenants", std::move(disk_tenants)},
+                {"others", point.other_disk_tenants_bytes}}}};
   if (point.stall_percent) out["stall"] = *point.stall_percent;
   return out;
 }

@@ -52,6 +52,48 @@ TEST(TakeSample, SumsWhatIsThereByOwner) {
   EXPECT_EQ(point.tenants, tenants);
 }
 
+NodeCacheAnswer cache_with(const std::string& tenant, storage::CacheKind kind, std::uint64_t bytes,
+                           std::uint64_t hits, std::uint64_t misses) {
+  CacheRow row;
+  row.tenant = tenant;
+  row.kind = kind;
+  row.counts.bytes = bytes;
+  row.counts.hits_total = hits;
+  row.counts.misses_total = misses;
+  NodeCacheAnswer cache;
+  cache.answer.report.rows = {row};
+  return cache;
+}
+
+TEST(TakeSample, SumsTheCachesOnDiskOfAllNodes) {
+  using storage::CacheKind;
+  const auto sample = take_sample(
+      1, {}, MemoryReport(), {},
+      {cache_with("a", CacheKind::prefix, 5, 1, 2), cache_with("b", CacheKind::prefix, 7, 3, 4),
+       cache_with("a", CacheKind::tokens, 9, 0, 0)});
+  EXPECT_EQ(sample.point.disk_bytes, (std::array<std::uint64_t, 3>{12, 0, 9}));
+  const std::vector<std::pair<std::string, std::uint64_t>> tenants = {{"a", 14}, {"b", 7}};
+  EXPECT_EQ(sample.point.disk_tenants, tenants);
+  EXPECT_EQ(sample.lookups[0].hits, 4U);
+  EXPECT_EQ(sample.lookups[0].misses, 6U);
+}
+
+TEST(History, HitRatesAreOfWhatWasLookedForSinceThePointBefore) {
+  Ledger ledger;
+  History history(ledger);
+  const auto add = [&](std::uint64_t hits, std::uint64_t misses) {
+    HistorySample sample;
+    sample.lookups[0] = {hits, misses};
+    history.add(sample);
+    return history.after(0).back().disk_hit_percent[0];
+  };
+  EXPECT_EQ(add(100, 100), std::nullopt) << "there is none before";
+  EXPECT_EQ(add(103, 101), 75.0);
+  EXPECT_EQ(add(103, 101), std::nullopt);
+  EXPECT_EQ(add(103, 104), 0.0);
+  EXPECT_EQ(add(1, 0), std::nullopt) << "a node was started again";
+}
+
 TEST(TakeSample, ManyTenantsAreTheLargestAndTheRest) {
   MemoryReport report;
   for (int i = 1; i <= 20; ++i)

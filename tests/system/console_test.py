@@ -122,6 +122,7 @@ def test_the_real_server(guarded, browser):
         assert component in text(browser, "components")
     assert "ready" in text(browser, "nodes") and CHAT in text(browser, "nodes")
     assert "green" in text(browser, "tiles")
+    assert not browser.find_element(By.ID, "disk-kinds").is_displayed(), "no node has a cache on disk"
     assert browser.execute_script("return sessionStorage.getItem('plimsoll-key')") == KEY
     keep(browser, "real")
     only_asked(browser, guarded.url)
@@ -184,11 +185,13 @@ def test_a_busy_hour(width, dark, busy, browser):
     # What tenants wrote is text.
     assert "<img src=x onerror=alert(1)><script>alert(2)</script>" in text(browser, "events")
     assert browser.execute_script("return document.querySelectorAll('main img, main script').length") == 0
-    for chart in ("components", "tenants", "share", "tokens", "sequences"):
+    for chart in ("components", "tenants", "share", "tokens", "sequences", "disk-kinds", "disk-tenants", "disk-hits"):
         plot = browser.find_element(By.CSS_SELECTOR, f"#{chart} svg[role=img]")
         assert " at " in plot.get_attribute("aria-label")
         assert plot.find_elements(By.TAG_NAME, "path"), chart
-    assert "globex" in text(browser, "tenants") and "others" in text(browser, "tenants")
+    for tenants in ("tenants", "disk-tenants"):
+        assert "globex" in text(browser, tenants) and "others" in text(browser, tenants)
+    assert "prefix" in text(browser, "disk-kinds") and "%" in text(browser, "disk-hits")
     # Nothing is wider than the screen.
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     browser.find_element(By.CSS_SELECTOR, "[data-minutes='60']").click()

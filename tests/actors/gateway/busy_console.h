@@ -34,6 +34,10 @@ inline ConsoleView busy_console() {
       kv += bytes;
     }
     p.other_tenants_bytes = 4 * mib;
+    p.disk_bytes = {(200 + id / 2) * mib, 40 * mib, 3 * mib};
+    p.disk_tenants = {{"acme", (150 + id / 2) * mib}, {"globex", 80 * mib}};
+    p.other_disk_tenants_bytes = 13 * mib;
+    if (id % 3 != 0) p.disk_hit_percent[0] = 60 + 30 * std::sin(x / 40);
     put(p, Component::kv, kv * 0.8);
     put(p, Component::prefix_cache, kv * 0.17 + 20 * mib);
     put(p, Component::activations, 96 * mib);
