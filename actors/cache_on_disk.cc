@@ -36,8 +36,7 @@ Result<CacheOnDisk> open_cache_on_disk(const CacheSettings& settings, Ledger& le
     opened.error().message = "cache.directory: " + opened.error().message;
     return fail(std::move(opened.error()));
   }
-  return CacheOnDisk{std::move(*opened),
-                     std::make_shared<storage::PrefixTierBudget>(2 * part, 5 * part)};
+  return CacheOnDisk{std::move(*opened), std::make_shared<storage::TierBudget>(2 * part, 5 * part)};
 }
 
 }  // namespace plimsoll

@@ -7,13 +7,13 @@
 #include "engine/base/result.h"
 #include "engine/memory/ledger.h"
 #include "storage/disk_cache.h"
-#include "storage/prefix_tier.h"
+#include "storage/tier_budget.h"
 
 namespace plimsoll {
 
 struct CacheOnDisk {
   std::shared_ptr<storage::DiskCache> cache;
-  std::shared_ptr<storage::PrefixTierBudget> budget;
+  std::shared_ptr<storage::TierBudget> budget;
 };
 
 // `settings.memory_bytes` is divided among all that it keeps in memory. What goes wrong on the disk

@@ -7,6 +7,9 @@
 #include <ctime>
 #include <utility>
 
+#include "storage/embedding_tier.h"
+#include "storage/prefix_tier.h"
+
 namespace plimsoll {
 namespace {
 
@@ -195,6 +198,13 @@ Result<void> ModelLoader::start_embedding(const ModelConfig& model, LoadOptions 
   config.tenant_requests = settings.tenant_sequences;
   config.request_inputs = RequestLimits::embedding_inputs;
   config.queue_time = settings.queue_time;
+  if (cache_ != nullptr) {
+    storage::EmbeddingTierOptions tier;
+    tier.model = options.model_version;
+    tier.variant = fmt::format("{}", static_cast<int>(model.compute));
+    tier.hidden = (*embedding)->info().hidden;
+    config.tier = storage::make_embedding_tier(cache_, std::move(tier), tier_budget_, ledger_);
+  }
   auto engine = EmbeddingEngine::start(std::move(*embedding), config, ledger_);
   if (!engine) return fail(std::move(engine.error()));
   out.embedding = std::move(*engine);

@@ -18,7 +18,8 @@
 #include "actors/sizing.h"
 #include "engine/base/result.h"
 #include "engine/memory/ledger.h"
-#include "storage/prefix_tier.h"
+#include "storage/disk_cache.h"
+#include "storage/tier_budget.h"
 
 namespace plimsoll {
 
@@ -41,9 +42,9 @@ class ModelLoader {
         on_shed_(std::move(on_shed)),
         planner_(config, ledger, std::move(read_base)) {}
 
-  // Before the first engine is loaded: where their prefixes go that memory has no room for.
+  // Before the first engine is loaded: where prefixes go that memory has no room for, and vectors.
   void set_cache(std::shared_ptr<storage::DiskCache> cache,
-                 std::shared_ptr<storage::PrefixTierBudget> budget) {
+                 std::shared_ptr<storage::TierBudget> budget) {
     cache_ = std::move(cache);
     tier_budget_ = std::move(budget);
   }
@@ -81,7 +82,7 @@ class ModelLoader {
   ShedSink on_shed_;
   MemoryPlanner planner_;
   std::shared_ptr<storage::DiskCache> cache_;  // null: none
-  std::shared_ptr<storage::PrefixTierBudget> tier_budget_;
+  std::shared_ptr<storage::TierBudget> tier_budget_;
   Account promised_;  // what its engines may come to, in all
   // Of the plan at the start: its peak, and what of it is for engines.
   std::atomic<std::uint64_t> start_bytes_{0}, start_promised_{0};

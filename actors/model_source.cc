@@ -39,6 +39,9 @@ Result<std::string> content_hash(const std::filesystem::path& path) {
     for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"}) {
       files.push_back(path / name);
     }
+    // Two models that pool otherwise are two models.
+    const auto pooling = path / "1_Pooling" / "config.json";
+    if (std::filesystem::exists(pooling)) files.push_back(pooling);
   } else {
     files.push_back(path);
   }

@@ -19,7 +19,8 @@ EngineStats as_engine_stats(const EmbeddingStats& stats) {
   out.waiting = stats.waiting;
   out.running = stats.running;
   out.steps_total = stats.steps_total;
-  out.prompt_tokens_total = stats.tokens_total;
+  out.prompt_tokens_total = stats.tokens_total + stats.cached_tokens_total;
+  out.cached_prompt_tokens_total = stats.cached_tokens_total;
   out.finished_total = stats.finished_total;
   out.refused_total = stats.refused_total;
   out.cancelled_total = stats.cancelled_total;

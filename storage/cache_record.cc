@@ -9,6 +9,8 @@
 #include <memory>
 #include <utility>
 
+#include "storage/digest.h"
+
 namespace plimsoll::storage {
 namespace {
 
@@ -97,11 +99,8 @@ CacheHash hash_of(std::string_view salt, CacheKind kind, std::string_view key) {
   text.append(salt);
   text.push_back(static_cast<char>(kind));
   text.append(key);
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int length = 0;
-  EVP_Digest(text.data(), text.size(), digest, &length, EVP_sha256(), nullptr);
   CacheHash hash;
-  std::memcpy(hash.bytes.data(), digest, hash.bytes.size());
+  std::memcpy(hash.bytes.data(), digest_of(text).data(), hash.bytes.size());
   return hash;
 }
 

@@ -1,12 +1,11 @@
 #include "storage/disk_cache.h"
 
-#include <openssl/evp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <future>
 #include <utility>
 
+#include "storage/digest.h"
 #include "storage/disk_cache_impl.h"
 
 namespace plimsoll::storage {
@@ -20,7 +19,6 @@ constexpr std::uint64_t segments_of_bound = 64;
 constexpr std::uint64_t buffered_overhead_bytes = 256;  // of an entry: nodes, hashes, times
 constexpr std::chrono::seconds stop_time{5};
 constexpr std::chrono::seconds recent{30};
-constexpr std::size_t least_read_bytes = 64 << 10;  // smaller reads say nothing of what bytes cost
 // The clock of an entry that is further ahead was wrong, then or now.
 constexpr std::int64_t clock_skew_ms = 60'000;
 
@@ -133,11 +131,7 @@ const std::string& DiskCacheImpl::key_of(const TenantId& tenant) const {
 std::uint64_t DiskCacheImpl::key_id_of(const TenantId& tenant) const {
   const auto& key = key_of(tenant);
   if (key.empty()) return 0;
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned int length = 0;
-  const std::string text = "plimsoll cache key" + key;
-  EVP_Digest(text.data(), text.size(), digest, &length, EVP_sha256(), nullptr);
-  return get_number<std::uint64_t>(reinterpret_cast<const char*>(digest)) | 1;
+  return get_number<std::uint64_t>(digest_of("plimsoll cache key" + key).data()) | 1;
 }
 
 bool DiskCacheImpl::expired(const SegmentOwner& owner, const SegmentEntry& entry,
@@ -257,8 +251,9 @@ std::optional<std::string> DiskCacheImpl::look_up(const CacheOwner& owner, Cache
     reads_.erase(read);
     read_ended_.notify_all();
     if (bytes) {
-      const double cost = std::chrono::duration<double>(end - begin).count() /
-                          static_cast<double>(std::max(bytes->size(), least_read_bytes));
+      const double cost =
+          std::chrono::duration<double>(end - begin).count() /
+          static_cast<double>(std::max<std::uint64_t>(bytes->size(), ReadCost::least_bytes));
       const auto& before = end - cost_read_at_ < recent ? recent_cost_ : measured_cost_;
       recent_cost_.seconds_per_byte = 0.9 * before.seconds_per_byte + 0.1 * cost;
       cost_read_at_ = end;

@@ -16,6 +16,7 @@
 // call them from a thread that others wait for.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -101,9 +102,11 @@ struct CachePurge {
 };
 
 struct ReadCost {
+  static constexpr std::uint64_t least_bytes = 64_KiB;  // a smaller read takes as long as this
   double seconds_per_byte = 0;
+  // Of one value.
   double seconds(std::uint64_t bytes) const {
-    return seconds_per_byte * static_cast<double>(bytes);
+    return seconds_per_byte * static_cast<double>(std::max(bytes, least_bytes));
   }
 };
 

@@ -12,7 +12,7 @@ FOLDERS = {
     "cli": {"client", "actors", "cluster", "storage", "engine", "schema"},
     "actors": {"cluster", "storage", "engine", "schema"},
     "client": {"schema"},
-    "storage": {"engine", "schema"},  # of the engine: base, memory and the tier's interface in kv
+    "storage": {"engine", "schema"},  # of the engine: base, memory and the tiers' interfaces in kv and loop
     "cluster": set(),
     "engine": set(),
     "schema": set(),

@@ -22,15 +22,27 @@ using Clock = std::chrono::steady_clock;
 using Vectors = std::vector<std::vector<float>>;
 
 constexpr std::uint32_t retry_ms = 1000;
+// A request waits for vectors as long as computing them would take, but no shorter and no longer
+// than this.
+constexpr std::chrono::milliseconds least_wait{20}, most_wait{2'000};
 
 struct Job {
   EmbeddingRequest request;
   EmbeddingCallback callback;
   Charge charge;
   Clock::time_point submitted;
-  std::size_t next = 0;  // input to compute
-  Vectors vectors;       // of the inputs before it
+  Vectors vectors;                        // of each input; empty: none yet
+  std::size_t next = 0;                   // the first input that has none
+  std::size_t computed = 0;               // inputs
+  std::unique_ptr<EmbeddingFetch> fetch;  // while vectors are waited for
+  Clock::time_point fetch_until;
   std::atomic<bool> cancelled{false};
+
+  std::size_t missing_from(std::size_t input) const {
+    while (input < vectors.size() && !vectors[input].empty()) ++input;
+    return input;
+  }
+  bool complete() const { return next == vectors.size(); }
 };
 
 class LoopEmbeddingEngine final : public EmbeddingEngine {
@@ -79,9 +91,15 @@ class LoopEmbeddingEngine final : public EmbeddingEngine {
   void run();
   bool take_mail();
   std::optional<Error> overdue(const Job& job, Clock::time_point now) const;
+  // Ends the jobs for which `look` gives true, with the error that it may set.
+  template <class Look>
+  void end_some(const Look& look);
   void end_overdue();
+  void begin_fetch(Job& job);
+  void take_fetched();
   void choose_batch();
   bool step();
+  void keep(Job& job, std::size_t input, std::span<const float> vector);
   void end(std::unique_ptr<Job> job, std::optional<Error> error);
   void publish();
 
@@ -107,8 +125,13 @@ class LoopEmbeddingEngine final : public EmbeddingEngine {
   std::uint64_t mail_seen_ = 0;
   std::optional<Clock::time_point> ends_at_;
   bool ending_ = false;
-  std::vector<Job*> batch_;  // the job of each input of the step
+  struct Place {
+    Job* job;
+    std::size_t input;
+  };
+  std::vector<Place> batch_;  // whose each input of the step is
   std::vector<std::span<const TokenId>> inputs_;
+  std::optional<Clock::time_point> fetch_until_;  // when the first has waited long enough
   EmbeddingStats counters_;
   std::thread thread_;
 };
@@ -196,6 +219,7 @@ Result<void> LoopEmbeddingEngine::submit(EmbeddingRequest request, EmbeddingCall
                                        Endpoint::embeddings),
                        bytes(request));
   job->submitted = Clock::now();
+  job->vectors.resize(request.inputs.size());
   job->request = std::move(request);
   job->callback = std::move(callback);
 
@@ -233,11 +257,17 @@ void LoopEmbeddingEngine::run() {
   set_usual_slice();
   while (!take_mail()) {
     end_overdue();
+    take_fetched();
     const bool worked = step();
     publish();
     if (worked) continue;
     std::unique_lock lock(mutex_);
-    condition_.wait(lock, [&] { return mail_ != mail_seen_; });
+    const auto has_mail = [&] { return mail_ != mail_seen_; };
+    if (fetch_until_) {
+      condition_.wait_until(lock, *fetch_until_, has_mail);
+    } else {
+      condition_.wait(lock, has_mail);
+    }
   }
   end_overdue();
   publish();
@@ -255,6 +285,7 @@ bool LoopEmbeddingEngine::take_mail() {
     ending_ = stopping_;
   }
   for (auto& job : arrived) {
+    if (!ending_) begin_fetch(*job);
     auto tenant = std::find_if(tenants_.begin(), tenants_.end(),
                                [&](const Tenant& t) { return t.id == job->request.tenant; });
     if (tenant == tenants_.end()) tenant = tenants_.insert(tenant, {job->request.tenant, {}});
@@ -270,7 +301,7 @@ std::optional<Error> LoopEmbeddingEngine::overdue(const Job& job, Clock::time_po
   }
   if (job.request.deadline && now >= *job.request.deadline) {
     return Error(ErrorCode::deadline_exceeded,
-                 "the deadline passed after " + std::to_string(job.next) + " of " +
+                 "the deadline passed after " + std::to_string(job.computed) + " of " +
                      std::to_string(job.request.inputs.size()) + " inputs");
   }
   if (ends_at_ && now >= *ends_at_) {
@@ -278,7 +309,7 @@ std::optional<Error> LoopEmbeddingEngine::overdue(const Job& job, Clock::time_po
         .with_reason("draining")
         .retry_after(retry_ms);
   }
-  if (job.next == 0 && now >= job.submitted + config_.queue_time) {
+  if (job.computed == 0 && now >= job.submitted + config_.queue_time) {
     return Error(ErrorCode::resource_exhausted, "the request waited " +
                                                     std::to_string(config_.queue_time.count()) +
                                                     " ms and could not start")
@@ -288,12 +319,12 @@ std::optional<Error> LoopEmbeddingEngine::overdue(const Job& job, Clock::time_po
   return std::nullopt;
 }
 
-void LoopEmbeddingEngine::end_overdue() {
-  const auto now = Clock::now();
+template <class Look>
+void LoopEmbeddingEngine::end_some(const Look& look) {
   for (auto tenant = tenants_.begin(); tenant != tenants_.end();) {
     for (auto it = tenant->jobs.begin(); it != tenant->jobs.end();) {
-      auto error = overdue(**it, now);
-      if (!error) {
+      std::optional<Error> error;
+      if (!look(**it, error)) {
         ++it;
         continue;
       }
@@ -305,35 +336,95 @@ void LoopEmbeddingEngine::end_overdue() {
   }
 }
 
+void LoopEmbeddingEngine::end_overdue() {
+  const auto now = Clock::now();
+  end_some([&](const Job& job, std::optional<Error>& error) {
+    error = overdue(job, now);
+    return error.has_value();
+  });
+}
+
+// Asks the tier for what it has of a request, where that is expected to be faster than computing.
+void LoopEmbeddingEngine::begin_fetch(Job& job) {
+  if (config_.tier == nullptr) return;
+  auto fetch = config_.tier->look_up(job.request.tenant, job.request.inputs);
+  if (fetch == nullptr) return;
+  auto wait = most_wait;
+  if (counters_.tokens_total > 0) {
+    std::size_t tokens = 0;
+    for (const auto input : fetch->inputs()) tokens += job.request.inputs[input].size();
+    const double seconds = static_cast<double>(tokens) * counters_.step_seconds_total /
+                           static_cast<double>(counters_.tokens_total);
+    if (fetch->read_seconds() >= seconds) return;
+    wait = std::clamp(std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000)),
+                      least_wait, most_wait);
+  }
+  job.fetch_until = Clock::now() + wait;
+  job.fetch = std::move(fetch);
+  job.fetch->start([this] {
+    const std::lock_guard lock(mutex_);
+    wake();
+  });
+}
+
+// What has come is taken; what has not come in time is computed.
+void LoopEmbeddingEngine::take_fetched() {
+  const auto now = Clock::now();
+  fetch_until_.reset();
+  end_some([&](Job& job, std::optional<Error>&) {
+    if (job.fetch == nullptr) return false;
+    if (!job.fetch->done() && now < job.fetch_until) {
+      fetch_until_ = std::min(job.fetch_until, fetch_until_.value_or(job.fetch_until));
+      return false;
+    }
+    auto vectors = job.fetch->take();
+    for (std::size_t i = 0; i < vectors.size(); ++i) {
+      if (vectors[i].empty()) continue;
+      const auto input = job.fetch->inputs()[i];
+      job.vectors[input] = std::move(vectors[i]);
+      ++counters_.cached_inputs_total;
+      counters_.cached_tokens_total += job.request.inputs[input].size();
+    }
+    job.fetch.reset();
+    job.next = job.missing_from(0);
+    return job.complete();
+  });
+}
+
 // An input of each tenant in turn, until the batch is full or nothing more fits. Within a tenant,
-// in order of arrival.
+// in order of arrival; what waits for vectors is passed by.
 void LoopEmbeddingEngine::choose_batch() {
   batch_.clear();
   inputs_.clear();
-  struct Place {
-    std::list<std::unique_ptr<Job>>::iterator job;
+  using Jobs = std::list<std::unique_ptr<Job>>;
+  struct Turn {
+    std::list<Tenant>::iterator tenant;
+    Jobs::iterator job;
     std::size_t input;
   };
-  std::vector<std::pair<std::list<Tenant>::iterator, Place>> turns;
+  const auto begin_at = [](Turn& turn, Jobs::iterator job) {
+    while (job != turn.tenant->jobs.end() && (*job)->fetch != nullptr) ++job;
+    turn.job = job;
+    turn.input = job != turn.tenant->jobs.end() ? (*job)->next : 0;
+    return job != turn.tenant->jobs.end();
+  };
+  std::vector<Turn> turns;
   for (auto it = tenants_.begin(); it != tenants_.end(); ++it) {
-    turns.push_back({it, {it->jobs.begin(), it->jobs.front()->next}});
+    Turn turn{it, {}, 0};
+    if (begin_at(turn, it->jobs.begin())) turns.push_back(turn);
   }
   std::size_t tokens = 0;
-  std::size_t turns_taken = 0;
-  for (std::size_t i = 0; !turns.empty() && batch_.size() < config_.max_batch;) {
-    auto& [tenant, place] = turns[i];
-    Job& job = **place.job;
-    const auto& input = job.request.inputs[place.input];
+  std::size_t i = 0;
+  while (!turns.empty() && batch_.size() < config_.max_batch) {
+    Turn& turn = turns[i];
+    Job& job = **turn.job;
+    const auto& input = job.request.inputs[turn.input];
     if (tokens + input.size() > config_.limits.tokens) break;
     tokens += input.size();
-    batch_.push_back(&job);
+    batch_.push_back({&job, turn.input});
     inputs_.emplace_back(input);
-    ++turns_taken;
-    if (++place.input == job.request.inputs.size()) {
-      place = {std::next(place.job), 0};
-      if (place.job != tenant->jobs.end()) place.input = (*place.job)->next;
-    }
-    if (place.job == tenant->jobs.end()) {
+    turn.input = job.missing_from(turn.input + 1);
+    if (turn.input == job.vectors.size() && !begin_at(turn, std::next(turn.job))) {
       turns.erase(turns.begin() + static_cast<std::ptrdiff_t>(i));
     } else {
       ++i;
@@ -341,48 +432,44 @@ void LoopEmbeddingEngine::choose_batch() {
     if (i >= turns.size()) i = 0;
   }
   // The next step begins with the tenant whose turn it was.
-  for (std::size_t i = turns_taken % tenants_.size(); i > 0; --i) {
-    tenants_.splice(tenants_.end(), tenants_, tenants_.begin());
+  if (!turns.empty()) {
+    tenants_.splice(tenants_.end(), tenants_, tenants_.begin(), turns[i].tenant);
   }
 }
 
 bool LoopEmbeddingEngine::step() {
-  if (tenants_.empty()) return false;
-  const auto begin = Clock::now();
   choose_batch();
+  if (batch_.empty()) return false;
+  const auto begin = Clock::now();
   const std::size_t hidden = model_->info().hidden;
   const auto* out = reinterpret_cast<const float*>(out_.data());
-  std::optional<Error> error;
+  std::optional<Error> failure;
   try {
     model_->embed(inputs_, reinterpret_cast<float*>(out_.data()));
     for (std::size_t i = 0; i < batch_.size(); ++i) {
-      Job& job = *batch_[i];
-      if (job.vectors.empty()) job.vectors.reserve(job.request.inputs.size());
-      job.vectors.emplace_back(out + i * hidden, out + (i + 1) * hidden);
-      ++job.next;
-      counters_.tokens_total += inputs_[i].size();
+      keep(*batch_[i].job, batch_[i].input, {out + i * hidden, hidden});
     }
-    counters_.inputs_total += batch_.size();
   } catch (const std::exception& e) {
-    error = Error(ErrorCode::internal, std::string("the engine's step failed: ") + e.what());
+    failure = Error(ErrorCode::internal, std::string("the engine's step failed: ") + e.what());
   }
   ++counters_.steps_total;
   counters_.step_seconds_total += std::chrono::duration<double>(Clock::now() - begin).count();
-  for (auto tenant = tenants_.begin(); tenant != tenants_.end();) {
-    for (auto it = tenant->jobs.begin(); it != tenant->jobs.end();) {
-      const bool failed =
-          error && std::find(batch_.begin(), batch_.end(), it->get()) != batch_.end();
-      if (!failed && (*it)->next < (*it)->request.inputs.size()) {
-        ++it;
-        continue;
-      }
-      auto job = std::move(*it);
-      it = tenant->jobs.erase(it);
-      end(std::move(job), failed ? error : std::nullopt);
-    }
-    tenant = tenant->jobs.empty() ? tenants_.erase(tenant) : std::next(tenant);
-  }
+  end_some([&](const Job& job, std::optional<Error>& error) {
+    if (failure && std::ranges::find(batch_, &job, &Place::job) != batch_.end()) error = failure;
+    return error || job.complete();
+  });
   return true;
+}
+
+// A vector that was computed.
+void LoopEmbeddingEngine::keep(Job& job, std::size_t input, std::span<const float> vector) {
+  const auto& tokens = job.request.inputs[input];
+  job.vectors[input].assign(vector.begin(), vector.end());
+  job.next = job.missing_from(job.next);
+  ++job.computed;
+  ++counters_.inputs_total;
+  counters_.tokens_total += tokens.size();
+  if (config_.tier != nullptr) config_.tier->offer(job.request.tenant, tokens, vector);
 }
 
 void LoopEmbeddingEngine::end(std::unique_ptr<Job> job, std::optional<Error> error) {
@@ -414,7 +501,7 @@ void LoopEmbeddingEngine::end(std::unique_ptr<Job> job, std::optional<Error> err
 void LoopEmbeddingEngine::publish() {
   EmbeddingStats now = counters_;
   for (const Tenant& tenant : tenants_) {
-    for (const auto& job : tenant.jobs) ++(job->next == 0 ? now.waiting : now.running);
+    for (const auto& job : tenant.jobs) ++(job->computed == 0 ? now.waiting : now.running);
   }
   const std::lock_guard lock(mutex_);
   now.waiting += static_cast<std::uint32_t>(inbox_.size());

@@ -1,5 +1,6 @@
 // The embedding loop: one thread that owns an embedding model and batches the inputs of several
-// requests into one pass. Tenants take turns, an input each.
+// requests into one pass. Tenants take turns, an input each. Inputs whose vectors a tier keeps are
+// not computed again, where reading is expected to be faster.
 #pragma once
 
 #include <chrono>
@@ -12,6 +13,7 @@
 
 #include "engine/base/result.h"
 #include "engine/base/types.h"
+#include "engine/loop/embedding_tier.h"
 #include "engine/memory/ledger.h"
 #include "engine/models/model.h"
 
@@ -25,6 +27,7 @@ struct EmbeddingEngineConfig {
   std::uint32_t tenant_requests = 64;            // of them, of one tenant
   std::uint32_t request_inputs = 2048;           // inputs of one request
   std::chrono::milliseconds queue_time{30'000};  // a request not begun by then is refused
+  std::shared_ptr<EmbeddingTier> tier;           // where vectors are kept; null: nowhere
 };
 
 struct EmbeddingRequest {
@@ -41,7 +44,8 @@ using EmbeddingCallback = std::function<void(Result<std::vector<std::vector<floa
 struct EmbeddingStats {
   std::uint32_t waiting = 0;  // requests of which no input has been computed
   std::uint32_t running = 0;  // requests partly computed
-  std::uint64_t steps_total = 0, inputs_total = 0, tokens_total = 0;
+  std::uint64_t steps_total = 0, inputs_total = 0, tokens_total = 0;  // computed
+  std::uint64_t cached_inputs_total = 0, cached_tokens_total = 0;     // taken from the tier
   std::uint64_t finished_total = 0, refused_total = 0, cancelled_total = 0;
   double step_seconds_total = 0;
 };

@@ -49,8 +49,7 @@ class PrefixTierTest : public DiskCacheTest {
   }
 
   EngineConfig config_;
-  const std::shared_ptr<PrefixTierBudget> budget_ =
-      std::make_shared<PrefixTierBudget>(64_KiB, 8_KiB);
+  const std::shared_ptr<TierBudget> budget_ = std::make_shared<TierBudget>(64_KiB, 8_KiB);
   std::shared_ptr<DiskCache> shared_;
   std::unique_ptr<EngineHarness> engine_;
 };

@@ -1,5 +1,5 @@
-"""The cache on disk of a whole server: a prefix that was computed once is read after a restart, with
-the same answer; damage costs only time; what is over is counted."""
+"""The cache on disk of a whole server: a prefix, or a vector, that was computed once is read after a
+restart, with the same answer; damage costs only time; what is over is counted."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import BINARY, CHAT, Server, need_models
+from conftest import BINARY, CHAT, EMBED, Server, need_models
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +21,8 @@ def chat_model():
 
 
 class Served:
-    def __init__(self, directory, *options):
-        self.server = Server("--cache-directory", str(directory), *options, models=(CHAT,))
+    def __init__(self, directory, *options, models=(CHAT,)):
+        self.server = Server("--cache-directory", str(directory), *options, models=models)
 
     def __enter__(self):
         return self
@@ -52,6 +52,14 @@ class Served:
                     first = first or time.monotonic() - begin
                     text += choice["text"]
         return text, first, cached
+
+    def embed(self, texts):
+        """The vectors as base64: bit for bit."""
+        body = {"model": EMBED, "input": texts, "encoding_format": "base64"}
+        request = urllib.request.Request(f"{self.server.url}/v1/embeddings", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return [item["embedding"] for item in json.load(answer)["data"]]
 
     def metric(self, name, **labels):
         with urllib.request.urlopen(f"{self.server.url}/metrics") as page:
@@ -287,3 +295,17 @@ def test_a_router_reaches_its_nodes_caches(tmp_path):
     assert all(row["ttl_ms"] == 24 * 3600 * 1000 and row["quota_bytes"] == 1 << 20 for row in rows)
     for process in (*nodes, router):
         process.stop()
+def test_vectors_survive_a_restart_bit_for_bit(tmp_path):
+    need_models(EMBED)
+    texts = [prompt_of(seed, 20 + 10 * seed) for seed in range(12)]
+    with Served(tmp_path, models=(EMBED,)) as served:
+        vectors = served.embed(texts)
+        assert len(set(vectors)) == len(texts)
+        assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="hit") == 0
+    with Served(tmp_path, models=(EMBED,)) as served:
+        other = prompt_of(99, 30)
+        again = served.embed([*texts[:6], other, *texts[6:]])
+        assert again[:6] + again[7:] == vectors
+        assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="hit") == len(texts)
+        assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="miss") == 1
+        assert served.embed([other]) == [again[6]]
