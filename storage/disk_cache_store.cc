@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::string_view format_text = "plimsoll cache 1\n";
 constexpr std::string_view store_prefix = "store-";
+constexpr std::string_view unfinished_store = "new";
 
 // The number in a store's directory name; 0: it is none.
 std::uint64_t number_of_store(const std::filesystem::path& path) {
@@ -66,8 +67,12 @@ void DiskCacheImpl::open_store(Lock& lock) {
     ++newest;
     const auto directory =
         options_.directory / (std::string(store_prefix) + std::to_string(newest));
-    std::filesystem::create_directory(directory, ignored);
-    std::ofstream(directory / "format", std::ios::binary) << format_text;
+    // By its name it has a format, whenever this process ends.
+    const auto unfinished = options_.directory / unfinished_store;
+    std::filesystem::remove_all(unfinished, ignored);
+    std::filesystem::create_directory(unfinished, ignored);
+    std::ofstream(unfinished / "format", std::ios::binary) << format_text;
+    std::filesystem::rename(unfinished, directory, ignored);
     auto opened = version_of(directory) == format_text
                       ? SegmentStore::open(directory, options_.table_bytes, options_.env)
                       : fail(ErrorCode::internal, "nothing can be written");

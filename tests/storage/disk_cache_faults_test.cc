@@ -119,6 +119,16 @@ TEST_F(DiskCacheFaults, AnotherVersionIsMovedAsideAndDeleted) {
   EXPECT_EQ(check(20), 20);
 }
 
+// As a kill leaves it: the store has its name only once it has its format.
+TEST_F(DiskCacheFaults, AStoreThatWasBegunIsBegunAgain) {
+  std::filesystem::create_directories(directory_.path() / "new");
+  std::ofstream(directory_.path() / "new" / "format", std::ios::binary) << "plims";
+  open();
+  EXPECT_THAT(troubles(), IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(directory_.path() / "new"));
+  works();
+}
+
 TEST_F(DiskCacheFaults, ABrokenStoreIsReplacedByAFreshOne) {
   for (const std::string file : {"MANIFEST", "CURRENT", "format"}) {
     open();
