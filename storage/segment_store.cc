@@ -70,6 +70,19 @@ rocksdb::Options options_of(const std::shared_ptr<rocksdb::Cache>& cache, rocksd
   return options;
 }
 
+// What RocksDB leaves in its directory for ever: a log of each time that it was opened, although
+// nothing is ever in it, and what it was writing aside when the process was killed.
+void remove_leftovers(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::vector<std::filesystem::path> leftovers;
+  for (std::filesystem::directory_iterator at(directory, error), end; !error && at != end;
+       at.increment(error)) {
+    const auto extension = at->path().extension();
+    if (extension == ".log" || extension == ".dbtmp") leftovers.push_back(at->path());
+  }
+  for (const auto& leftover : leftovers) std::filesystem::remove(leftover, error);
+}
+
 }  // namespace
 
 SegmentStore::SegmentStore(std::filesystem::path directory,
@@ -82,6 +95,7 @@ SegmentStore::~SegmentStore() = default;
 Result<std::shared_ptr<SegmentStore>> SegmentStore::open(const std::filesystem::path& directory,
                                                          std::uint64_t table_bytes,
                                                          rocksdb::Env* env) {
+  remove_leftovers(directory);
   auto cache = rocksdb::NewLRUCache(table_bytes, 0, /*strict_capacity_limit=*/true);
   auto options = std::make_unique<rocksdb::Options>(options_of(cache, env));
   rocksdb::DB* db = nullptr;

@@ -172,6 +172,9 @@ TEST(DiskCacheCrash, NothingWrongIsServedAfterAnyKill) {
         << " bytes are known of " << files << "\n"
         << all();
     EXPECT_LE((*cache)->stats().bytes, options.bytes) << all();
+    EXPECT_TRUE(eventually([&] {
+      return files_in(directory.path()).size() <= (*cache)->stats().segments + 20;
+    })) << all();
     for (int i = 0; i < 300; ++i) {
       const int tenant = static_cast<int>(random() % tenants);
       const auto kind = static_cast<CacheKind>(random() % cache_kind_count);

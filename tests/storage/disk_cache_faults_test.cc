@@ -129,6 +129,23 @@ TEST_F(DiskCacheFaults, AStoreThatWasBegunIsBegunAgain) {
   works();
 }
 
+TEST_F(DiskCacheFaults, RestartsLeaveNoFilesBehind) {
+  open();
+  fill(20);
+  open();
+  const auto files = files_in(directory_.path()).size();
+  const auto store = file_like("CURRENT").parent_path();
+  for (int i = 0; i < 10; ++i) {
+    // As a kill leaves it.
+    std::ofstream(store / ("OPTIONS-00000" + std::to_string(i) + ".dbtmp"))
+        << std::string(7000, 'x');
+    open();
+  }
+  EXPECT_EQ(check(20), 20);
+  EXPECT_EQ(files_in(directory_.path()).size(), files);
+  EXPECT_THAT(troubles(), IsEmpty());
+}
+
 TEST_F(DiskCacheFaults, ABrokenStoreIsReplacedByAFreshOne) {
   for (const std::string file : {"MANIFEST", "CURRENT", "format"}) {
     open();

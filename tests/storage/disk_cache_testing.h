@@ -2,11 +2,13 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -55,13 +57,17 @@ inline std::vector<std::filesystem::path> files_in(const std::filesystem::path& 
   }
   return files;
 }
+// A file that has two names is one.
 inline std::uint64_t bytes_in(const std::filesystem::path& directory) {
-  std::uint64_t sum = 0;
+  std::map<ino_t, std::uint64_t> bytes;
   for (const auto& file : files_in(directory)) {
-    std::error_code error;
-    const auto bytes = std::filesystem::file_size(file, error);
-    if (!error) sum += bytes;
+    struct stat status {};
+    if (stat(file.c_str(), &status) == 0) {
+      bytes[status.st_ino] = static_cast<std::uint64_t>(status.st_size);
+    }
   }
+  std::uint64_t sum = 0;
+  for (const auto& [file, its] : bytes) sum += its;
   return sum;
 }
 inline bool any_file_has(const std::filesystem::path& directory, std::string_view text) {
