@@ -137,6 +137,8 @@ void add_cache(Families& out, const storage::DiskCacheStats& stats) {
       out.gauge("plimsoll_cache_bytes", "In files of the cache on disk.", labels,
                 number(counts.bytes));
       out.gauge("plimsoll_cache_entries", "In the cache on disk.", labels, number(counts.entries));
+      out.counter("plimsoll_cache_accepted_bytes_total", "Of values that the cache on disk took.",
+                  labels, number(counts.accepted_bytes_total));
       out.counter("plimsoll_cache_written_bytes_total", "To the cache on disk.", labels,
                   number(counts.written_bytes_total));
       const char* help = "Entries of the cache on disk that were looked for.";

@@ -168,7 +168,7 @@ void DiskCacheImpl::tell(const std::string& trouble) const {
 // --- Callers ---
 
 CachePut DiskCacheImpl::put(const CacheOwner& owner, CacheKind kind, std::string_view key,
-                            std::string value) {
+                            std::string&& value) {
   const auto hash = hash_of(owner.salt, kind, key);
   const std::uint64_t held_bytes = value.size() + buffered_overhead_bytes;
   Account& account = ledger_.account(Component::storage, "", owner.tenant);

@@ -114,8 +114,13 @@ class DiskCache {
  public:
   virtual ~DiskCache() = default;  // writes what is buffered, for a few seconds at most
 
+  // Moves from the value only if it is accepted.
   virtual CachePut put(const CacheOwner& owner, CacheKind kind, std::string_view key,
-                       std::string value) = 0;
+                       std::string&& value) = 0;
+  CachePut put(const CacheOwner& owner, CacheKind kind, std::string_view key,
+               const std::string& value) {
+    return put(owner, kind, key, std::string(value));
+  }
   virtual std::optional<std::string> get(const CacheOwner& owner, CacheKind kind,
                                          std::string_view key) = 0;
   // The values of keys[0], keys[1], ... up to the first that is not there, one after another, as

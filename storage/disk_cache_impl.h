@@ -27,7 +27,7 @@ class DiskCacheImpl final : public DiskCache {
   ~DiskCacheImpl() override;
 
   CachePut put(const CacheOwner& owner, CacheKind kind, std::string_view key,
-               std::string value) override;
+               std::string&& value) override;
   std::optional<std::string> get(const CacheOwner& owner, CacheKind kind,
                                  std::string_view key) override;
   std::size_t get_chain(const CacheOwner& owner, CacheKind kind, std::span<const std::string> keys,

@@ -122,8 +122,8 @@ class PrefixTier final : public KvTier {
       lock.unlock();
       auto keys = keys_of(offer.tokens);
       const std::span<const std::string> last(&keys.back(), 1);
-      // A copy goes in: where the cache's buffer is full, it is tried again.
-      const auto put = cache_->put(offer.owner, CacheKind::prefix, last[0], offer.block);
+      // Where the cache's buffer is full, it is tried again.
+      const auto put = cache_->put(offer.owner, CacheKind::prefix, last[0], std::move(offer.block));
       const bool again = put == CachePut::dropped && ++tries < put_tries;
       if (again) std::this_thread::sleep_for(put_again);
       lock.lock();
