@@ -51,7 +51,8 @@ ClusterFrontend::Served ModelLoader::serve_text(const ModelEntry& entry,
   ClusterFrontend::Served served;
   served.memory = std::move(text.second);
   served.text = std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
-                                            kv_token_bytes(entry.info, config_.engine.kv_type));
+                                            kv_token_bytes(entry.info, config_.engine.kv_type),
+                                            entry.version);
   served.kind = entry.info.kind;
   served.version = entry.version;
   return served;

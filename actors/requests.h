@@ -17,6 +17,7 @@
 #include "actors/text_model.h"
 #include "engine/memory/ledger.h"
 #include "storage/disk_cache.h"
+#include "storage/token_tier.h"
 
 namespace plimsoll {
 
@@ -29,6 +30,7 @@ struct RequestServices {
   OpenRequests& open;
   RequestMemory& memory;
   const storage::DiskCache* cache;  // null: there is none
+  storage::TokenTier* tokens;       // of long texts; null: none are kept
   RouterActor router;
   std::uint32_t window_tokens;  // of each choice, that a client may be behind
   std::chrono::milliseconds deadline;

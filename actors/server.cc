@@ -73,6 +73,7 @@ struct Server::Impl {
       config, source, ledger, inbox,
       [this](const std::string& model, const Shed& shed) { note_shed(model, shed); }};
   std::shared_ptr<storage::DiskCache> cache;
+  std::optional<storage::TokenTier> tokens;  // where texts become tokens and there is a cache
   Metrics metrics;
   History history{ledger};
   OpenRequests open{most_requests};
@@ -173,8 +174,8 @@ struct Server::Impl {
       if (auto up = call(self, router, CancelSequences{}); !up) return up;
     }
     services.emplace(RequestServices{ledger, *board, metrics, history, open, request_memory,
-                                     cache.get(), router, config.stream_window_tokens,
-                                     config.request_deadline});
+                                     cache.get(), tokens ? &*tokens : nullptr, router,
+                                     config.stream_window_tokens, config.request_deadline});
     if (!routes()) served.clear();
     frontend.emplace(*system, *services, std::move(served),
                      Access{directory.get(), config.is_open()});
@@ -188,6 +189,7 @@ struct Server::Impl {
     auto opened = open_cache_on_disk(config.cache, ledger);
     if (!opened) return fail(std::move(opened.error()));
     cache = std::move(opened->cache);
+    if (routes()) tokens.emplace(cache, opened->budget, ledger);
     loader.set_cache(cache, std::move(opened->budget));
     return {};
   }

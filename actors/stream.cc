@@ -4,6 +4,7 @@
 #include <deque>
 #include <utility>
 
+#include "actors/prompt_tokens.h"
 #include "actors/requests.h"
 #include "actors/text_stream.h"
 #include "engine/tokenizer/utf8.h"
@@ -12,6 +13,9 @@ namespace plimsoll {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// For tokens from the disk: a text that takes longer to tokenize is hardly allowed.
+constexpr std::chrono::milliseconds token_wait{50};
 
 struct Choice {
   Choice(const Tokenizer& tokenizer, std::vector<std::string> stops)
@@ -49,6 +53,7 @@ struct StreamState {
 
   Self self;
   std::unique_ptr<OpenGeneration> open;
+  std::optional<PromptTokens> prompt_tokens;  // until the prompt is there
   std::vector<Choice> choices;
   std::uint32_t unfinished = 0;
   std::string prompt_text;                                         // for an echo
@@ -58,6 +63,7 @@ struct StreamState {
   Metrics::TokenTimes times;
   std::uint32_t resumed_tokens = 0;  // of usage.completion_tokens, those generated elsewhere
   std::optional<Error> error;
+  bool begun = false;
   bool submitted = false;
   bool ended = false;
 
@@ -72,13 +78,28 @@ struct StreamState {
   // ---- the way in
 
   void start() {
+    if (begun) return submit_prompt();
+    begun = true;
     if (open->refusal) return end(std::move(open->refusal));
     const auto& model = *open->model;
     if (auto valid = model.check(request()); !valid) {
       open->request.id.clear();  // it may not be fit for the log
       return end(std::move(valid.error()));
     }
-    auto prompt = model.encode(request());
+    prompt_tokens.emplace(model, open->services->tokens, open->caller.tenant, request());
+    auto waits = prompt_tokens->ask(
+        [actor = StreamActor(self)] { caf::anon_send(actor, StartAtom::value); });
+    if (!waits) return end(std::move(waits.error()));
+    if (!*waits) return submit_prompt();
+    self->delayed_send(self, token_wait, StartAtom::value);
+  }
+
+  // Once, when the prompt's tokens are there or have been waited for long enough.
+  void submit_prompt() {
+    if (ended || !prompt_tokens) return;
+    const auto& model = *open->model;
+    auto prompt = prompt_tokens->take();
+    prompt_tokens.reset();
     if (!prompt) return end(std::move(prompt.error()));
     auto cap = model.generation_cap(request(), prompt->size());
     if (!cap) return end(std::move(cap.error()));
@@ -367,7 +388,7 @@ StreamActor::behavior_type stream(StreamState::Self self,
         self->state.receive(message);
         quit_if_ended();
       },
-      [=](StartAtom) {
+      [=](StartAtom) {  // and again when the prompt's tokens have come
         self->state.start();
         quit_if_ended();
       },

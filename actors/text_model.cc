@@ -44,8 +44,9 @@ const char* input_param(const GenerateRequest& request) {
 }  // namespace
 
 TextModel::TextModel(std::string name, ModelText text, std::uint32_t context_tokens,
-                     std::uint64_t kv_token_bytes)
+                     std::uint64_t kv_token_bytes, std::string version)
     : name_(std::move(name)),
+      version_(std::move(version)),
       tokenizer_(std::move(text.tokenizer)),
       context_tokens_(context_tokens),
       kv_token_bytes_(kv_token_bytes) {
@@ -185,25 +186,48 @@ std::uint64_t TextModel::encode_bytes(const EmbedRequest& request) const {
 }
 
 Result<std::vector<TokenId>> TextModel::encode(const GenerateRequest& request) const {
-  Result<std::vector<TokenId>> tokens;
+  auto rendered = render(request);
+  if (!rendered) return fail(std::move(rendered.error()));
+  return encode(request, *rendered);
+}
+
+Result<std::vector<RenderedPart>> TextModel::render(const GenerateRequest& request) const {
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
-    tokens = encode_chat(*messages);
-  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
+    return render_chat(*messages);
+  }
+  if (const auto* text = std::get_if<std::string>(&request.input)) {
     if (auto fits = check_bytes(text->size(), longest_token_bytes_, "prompt"); !fits) {
       return fail(std::move(fits.error()));
     }
+  }
+  return std::vector<RenderedPart>();
+}
+
+Result<std::vector<TokenId>> TextModel::encode(const GenerateRequest& request,
+                                               const std::vector<RenderedPart>& rendered) const {
+  Result<std::vector<TokenId>> tokens;
+  if (std::holds_alternative<std::vector<ChatMessage>>(request.input)) {
+    std::vector<TextPart> text;
+    text.reserve(rendered.size());
+    for (const auto& part : rendered) text.push_back({part.text, part.from_template});
+    // The template writes BOS itself where the model wants one, as transformers takes it.
+    tokens = tokenizer_->encode_parts(text, false);
+  } else if (const auto* text = std::get_if<std::string>(&request.input)) {
     tokens = tokenizer_->encode(*text, {.add_special = true, .parse_special = false});
   } else {
     tokens = std::get<std::vector<TokenId>>(request.input);
   }
   if (!tokens) return tokens;
-  if (auto valid = check_tokens(*tokens, input_param(request)); !valid) {
-    return fail(std::move(valid.error()));
-  }
+  if (auto valid = check_prompt(request, *tokens); !valid) return fail(std::move(valid.error()));
   return tokens;
 }
 
-Result<std::vector<TokenId>> TextModel::encode_chat(
+Result<void> TextModel::check_prompt(const GenerateRequest& request,
+                                     const std::vector<TokenId>& tokens) const {
+  return check_tokens(tokens, input_param(request));
+}
+
+Result<std::vector<RenderedPart>> TextModel::render_chat(
     const std::vector<ChatMessage>& messages) const {
   std::size_t bytes = 0;
   auto list = nlohmann::json::array();
@@ -227,11 +251,7 @@ Result<std::vector<TokenId>> TextModel::encode_chat(
     error.param = "messages";
     return fail(std::move(error));
   }
-  std::vector<TextPart> text;
-  text.reserve(parts->size());
-  for (const auto& part : *parts) text.push_back({part.text, part.from_template});
-  // The template writes BOS itself where the model wants one, as transformers takes it.
-  return tokenizer_->encode_parts(text, false);
+  return parts;
 }
 
 Result<std::uint32_t> TextModel::generation_cap(const GenerateRequest& request,

@@ -32,9 +32,10 @@ class TextModel {
   // `context_tokens` is what is served. Errors: those of the chat template; a template that this
   // build does not handle leaves a model without chat, and `chat_problem()` says why.
   TextModel(std::string name, ModelText text, std::uint32_t context_tokens,
-            std::uint64_t kv_token_bytes = 0);
+            std::uint64_t kv_token_bytes = 0, std::string version = {});
 
   const std::string& name() const { return name_; }
+  const std::string& version() const { return version_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   std::uint32_t context_tokens() const { return context_tokens_; }
   std::uint64_t kv_token_bytes() const { return kv_token_bytes_; }        // 0: not known
@@ -48,6 +49,16 @@ class TextModel {
   // template's own text only. Errors: invalid_argument, with the reason context_length_exceeded
   // where it is too long.
   Result<std::vector<TokenId>> encode(const GenerateRequest& request) const;
+
+  // The same in steps. First a chat as its template renders it, else nothing; the request's text is
+  // checked.
+  Result<std::vector<RenderedPart>> render(const GenerateRequest& request) const;
+  // Then its tokens.
+  Result<std::vector<TokenId>> encode(const GenerateRequest& request,
+                                      const std::vector<RenderedPart>& rendered) const;
+  // Tokens that are a prompt's, wherever they come from. Errors as encode().
+  Result<void> check_prompt(const GenerateRequest& request,
+                            const std::vector<TokenId>& tokens) const;
 
   // What encode(), or encode_input() of all inputs, takes beside the request, at most.
   std::uint64_t encode_bytes(const GenerateRequest& request) const;
@@ -63,12 +74,12 @@ class TextModel {
       const std::variant<std::string, std::vector<TokenId>>& input, std::size_t index) const;
 
  private:
-  Result<std::vector<TokenId>> encode_chat(const std::vector<ChatMessage>& messages) const;
+  Result<std::vector<RenderedPart>> render_chat(const std::vector<ChatMessage>& messages) const;
   Result<void> check_tokens(const std::vector<TokenId>& tokens, const std::string& param) const;
   Result<void> check_bytes(std::size_t bytes, std::size_t token_bytes,
                            const std::string& param) const;
 
-  std::string name_;
+  std::string name_, version_;
   std::unique_ptr<const Tokenizer> tokenizer_;
   std::optional<ChatTemplate> template_;
   std::string chat_problem_;

@@ -17,6 +17,7 @@ struct CacheFetch::State {
   mutable std::mutex mutex;
   CacheOwner owner;
   std::vector<std::string> keys;
+  std::uint64_t value_bytes = 0;  // of each, at most
   std::vector<std::string> values;
   std::function<void()> on_done;
   bool done = false;
@@ -36,7 +37,7 @@ CacheFetch::~CacheFetch() {
   reader_.budget_->fetched -= state_->charge.bytes();
 }
 
-double CacheFetch::read_seconds() const { return reader_.seconds(size_); }
+double CacheFetch::read_seconds() const { return reader_.seconds(*state_); }
 
 void CacheFetch::start(std::function<void()> on_done) {
   {
@@ -73,20 +74,21 @@ CacheReader::~CacheReader() {
   thread_.join();
 }
 
-std::uint64_t CacheReader::bytes_each() const { return options_.value_bytes + key_bytes; }
-
 std::unique_ptr<CacheFetch> CacheReader::fetch(CacheOwner owner, std::vector<std::string> keys,
-                                               Account& account) {
+                                               Account& account, std::uint64_t most_bytes) {
+  const auto value_bytes = options_.value_bytes != 0 ? options_.value_bytes : most_bytes;
+  const auto each = value_bytes + key_bytes;
   const auto taken = std::min(budget_->fetched.load(), budget_->fetch_bytes);
-  const auto room = (budget_->fetch_bytes - taken) / bytes_each();
+  const auto room = (budget_->fetch_bytes - taken) / each;
   if (keys.size() > room) keys.resize(room);
-  const auto bytes = keys.size() * bytes_each();
+  const auto bytes = keys.size() * each;
   if (keys.empty() || !TierBudget::take(budget_->fetched, budget_->fetch_bytes, bytes)) {
     return nullptr;
   }
   auto state = std::make_shared<State>();
   state->owner = std::move(owner);
   state->keys = std::move(keys);
+  state->value_bytes = value_bytes;
   state->charge = Charge(account, bytes);
   return std::unique_ptr<CacheFetch>(new CacheFetch(*this, std::move(state)));
 }
@@ -97,15 +99,23 @@ void CacheReader::start(std::shared_ptr<State> state) {
   changed_.notify_one();
 }
 
-double CacheReader::seconds(std::size_t values) const {
+double CacheReader::seconds(const State& state) const {
   const auto cost = cache_->read_cost();
+  const auto of = [&](const State& s) {
+    return static_cast<double>(s.keys.size()) * cost.seconds(s.value_bytes);
+  };
+  double sum = of(state);
   const std::lock_guard lock(mutex_);
-  for (const auto& state : waiting_) values += state->keys.size();
-  double wait = 0;
+  for (const auto& before : waiting_) sum += of(*before);
   if (reading_since_) {
-    wait = std::chrono::duration<double>(Clock::now() - *reading_since_).count();
+    sum += std::chrono::duration<double>(Clock::now() - *reading_since_).count();
   }
-  return wait + static_cast<double>(values) * cost.seconds(options_.value_bytes);
+  return sum;
+}
+
+bool CacheReader::good(const std::string& value, const State& state) const {
+  return options_.value_bytes != 0 ? value.size() == options_.value_bytes
+                                   : value.size() <= state.value_bytes;
 }
 
 void CacheReader::run() {
@@ -124,12 +134,12 @@ void CacheReader::read(std::unique_lock<std::mutex>& lock, State& state) {
     reading_since_ = Clock::now();
     lock.unlock();
     auto value = cache_->get(state.owner, options_.kind, key);
-    const bool good = value && value->size() == options_.value_bytes;
-    bool wanted = good || !options_.to_first_gap;
+    const bool usable = value && good(*value, state);
+    bool wanted = usable || !options_.to_first_gap;
     {
       const std::lock_guard held(state.mutex);
       if (state.cancelled) wanted = false;
-      if (wanted) state.values.push_back(good ? std::move(*value) : std::string());
+      if (wanted) state.values.push_back(usable ? std::move(*value) : std::string());
     }
     lock.lock();
     if (!wanted || stopping_) break;

@@ -51,7 +51,7 @@ class CacheFetch {
 
 struct CacheReaderOptions {
   CacheKind kind = CacheKind::prefix;
-  std::uint64_t value_bytes = 0;  // of each value; one of another size is as good as none
+  std::uint64_t value_bytes = 0;  // of each; one of another size is as good as none. 0: any
   bool to_first_gap = false;      // what comes behind a value that is not there is worth nothing
   std::string thread_name;        // 15 characters at most
 };
@@ -63,18 +63,19 @@ class CacheReader {
   ~CacheReader();  // what waits is not read
 
   // The values of the first of these keys, as many as the budget has room for, which are charged to
-  // the account while the fetch lives. Null: it has room for none.
+  // the account while the fetch lives. `most_bytes`: of a value, where they are of any size. Null:
+  // it has room for none.
   std::unique_ptr<CacheFetch> fetch(CacheOwner owner, std::vector<std::string> keys,
-                                    Account& account);
+                                    Account& account, std::uint64_t most_bytes = 0);
 
  private:
   friend class CacheFetch;
   using Clock = std::chrono::steady_clock;
   using State = CacheFetch::State;
 
-  std::uint64_t bytes_each() const;
+  bool good(const std::string& value, const State& state) const;
   void start(std::shared_ptr<State> state);
-  double seconds(std::size_t values) const;
+  double seconds(const State& state) const;
   void run();
   void read(std::unique_lock<std::mutex>& lock, State& state);
 

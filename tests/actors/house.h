@@ -83,7 +83,7 @@ struct House {
                                      options.want_share, options.lease_patience})) {
     for (int i = 0; i < options.nodes; ++i) add_node("node-" + std::to_string(i), 1, options);
     services.emplace(RequestServices{ledger, *board, metrics, history, open, memory, nullptr,
-                                     router, options.window, options.deadline});
+                                     nullptr, router, options.window, options.deadline});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", byte_model_text(), options.context),
                    ModelKind::causal,

@@ -309,3 +309,15 @@ def test_vectors_survive_a_restart_bit_for_bit(tmp_path):
         assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="hit") == len(texts)
         assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="miss") == 1
         assert served.embed([other]) == [again[6]]
+
+
+def test_a_long_text_is_tokenized_once(tmp_path):
+    prompt = prompt_of(5, 3000)
+    assert len(prompt) > 16 << 10
+    with Served(tmp_path) as served:
+        text, _, _ = served.answer(prompt)
+        assert served.metric("plimsoll_cache_lookups_total", kind="tokens", result="hit") == 0
+        again, _, _ = served.answer(prompt)
+        assert again == text
+        assert served.metric("plimsoll_cache_lookups_total", kind="tokens", result="hit") == 1
+        assert served.metric("plimsoll_cache_lookups_total", kind="tokens", result="miss") == 1
