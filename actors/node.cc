@@ -119,7 +119,8 @@ struct NodeState {
     } else {
       const RequestId id = request.id;
       accepted = served->embedding->submit(
-          {id, request.tenant, std::move(request.inputs), in_ms(request.deadline_ms)},
+          {id, request.tenant, std::move(request.inputs), in_ms(request.deadline_ms),
+           request.no_store},
           [inbox = config.inbox, account = queues,
            id](Result<std::vector<std::vector<float>>> result) {
             EmbedResult out{id, {}, {}, {}};

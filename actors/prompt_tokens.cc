@@ -66,7 +66,7 @@ Result<std::vector<TokenId>> PromptTokens::take() {
     }
   }
   auto tokens = model_.encode(request_, rendered_);
-  if (tokens && !key_.empty()) tier_->offer(tenant_, key_, *tokens);
+  if (tokens && !key_.empty() && !request_.no_store) tier_->offer(tenant_, key_, *tokens);
   return tokens;
 }
 

@@ -469,7 +469,8 @@ void LoopEmbeddingEngine::keep(Job& job, std::size_t input, std::span<const floa
   ++job.computed;
   ++counters_.inputs_total;
   counters_.tokens_total += tokens.size();
-  if (config_.tier != nullptr) config_.tier->offer(job.request.tenant, tokens, vector);
+  if (config_.tier == nullptr || job.request.no_store) return;
+  config_.tier->offer(job.request.tenant, tokens, vector);
 }
 
 void LoopEmbeddingEngine::end(std::unique_ptr<Job> job, std::optional<Error> error) {

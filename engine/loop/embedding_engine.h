@@ -35,6 +35,7 @@ struct EmbeddingRequest {
   TenantId tenant;
   std::vector<std::vector<TokenId>> inputs;  // 1 or more, each of 1 or more tokens
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  bool no_store = false;  // what is computed for it goes to no tier
 };
 
 // One vector of ModelInfo::hidden numbers for each input, in order. Called once, on the engine's

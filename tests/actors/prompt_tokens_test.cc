@@ -66,6 +66,13 @@ TEST_F(PromptTokensTest, ALongTextIsTokenizedOnce) {
   EXPECT_TRUE(known(chat(long_)));
 }
 
+TEST_F(PromptTokensTest, WhatShallNotBeStoredIsNot) {
+  auto secret = prompt(long_);
+  secret.no_store = true;
+  EXPECT_FALSE(known(secret));
+  EXPECT_FALSE(known(secret));
+}
+
 TEST_F(PromptTokensTest, AShortTextIsNotKept) {
   const auto text = long_.substr(1);
   EXPECT_FALSE(known(prompt(text)));

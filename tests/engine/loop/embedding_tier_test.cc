@@ -125,8 +125,10 @@ class EmbeddingTierTest : public ::testing::Test {
     for (const LedgerRow& row : ledger_.snapshot()) EXPECT_EQ(row.bytes, 0);
   }
 
-  std::future<Result<Vectors>> submit(std::vector<Tokens> inputs, const char* tenant = "alice") {
-    EmbeddingRequest request{RequestId{++last_id_}, TenantId{tenant}, std::move(inputs), {}};
+  std::future<Result<Vectors>> submit(std::vector<Tokens> inputs, const char* tenant = "alice",
+                                      bool no_store = false) {
+    EmbeddingRequest request{
+        RequestId{++last_id_}, TenantId{tenant}, std::move(inputs), {}, no_store};
     auto promise = std::make_shared<std::promise<Result<Vectors>>>();
     EXPECT_TRUE(engine_->submit(
         std::move(request), [promise](Result<Vectors> r) { promise->set_value(std::move(r)); }));
@@ -161,6 +163,18 @@ class EmbeddingTierTest : public ::testing::Test {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+
+TEST_F(EmbeddingTierTest, WhatShallNotBeStoredIsNot) {
+  const std::vector<Tokens> inputs{{1, 2, 3}};
+  for (int i = 0; i < 2; ++i) {
+    expect(submit(inputs, "alice", true), inputs);
+    EXPECT_EQ(computed(), inputs);
+  }
+  embed(inputs);
+  EXPECT_EQ(computed(), inputs);
+  expect(submit(inputs, "alice", true), inputs);
+  EXPECT_TRUE(computed().empty()) << "what is there may be used";
+}
 
 TEST_F(EmbeddingTierTest, OnlyWhatIsMissingIsComputed) {
   embed({b_, d_});
