@@ -72,7 +72,7 @@ class Run {
       introduce(router_, nodes_.back(), {node_name(i), 1, 1.0, {"m"}, "local", ""});
     }
     services_.emplace(RequestServices{ledger_, *board_, metrics_, history_, open_, memory_, nullptr,
-                                      router_, options.window, std::chrono::seconds(600)});
+                                      nullptr, router_, options.window, std::chrono::seconds(600)});
     std::map<std::string, ClusterFrontend::Served> models;
     models["m"] = {std::make_shared<TextModel>("m", pretend::byte_model_text(), 8192),
                    ModelKind::causal,

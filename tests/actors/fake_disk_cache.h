@@ -22,7 +22,7 @@ class FakeDiskCache final : public storage::DiskCache {
   std::optional<Error> purge_error;  // set before the first call
 
   storage::CachePut put(const storage::CacheOwner&, storage::CacheKind, std::string_view,
-                        std::string) override {
+                        std::string&&) override {
     return storage::CachePut::dropped;
   }
   std::optional<std::string> get(const storage::CacheOwner&, storage::CacheKind,
