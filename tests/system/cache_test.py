@@ -71,6 +71,11 @@ class Served:
             and all(f'{key}="{value}"' in line for key, value in labels.items())
         )
 
+    def waits_for(self, value, name, **labels):
+        deadline = time.monotonic() + 30
+        while self.metric(name, **labels) != value:
+            assert time.monotonic() < deadline, f"{name} is not {value}"
+            time.sleep(0.1)
 
     def cache(self, *words, code=0):
         """What a verb of `plimsoll cache` says, or, where it is refused, why."""
@@ -135,6 +140,40 @@ def test_evictions_and_a_kill_leave_what_is_within_bounds(tmp_path):
         served.server.process.wait()
     with Served(tmp_path, *small) as served:
         assert bytes_in(tmp_path) <= 40 << 20
+        assert [served.answer(prompt)[0] for prompt in prompts] == texts
+        assert served.metric("plimsoll_cache_lookups_total", kind="prefix", result="hit") > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own; what it gives makes it larger."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "plimsoll-test", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    yield folder, lambda: subprocess.run(["mount", "-o", "remount,size=200m", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_nothing_but_what_it_cannot_hold(small_disk):
+    folder, grow = small_disk
+    small = ("--engine-kv-memory", "30MiB", "--engine-context-tokens", "1024")
+    prompts = [prompt_of(seed, 600) for seed in range(30, 36)]
+    with Served(folder / "cache", *small) as served:
+        texts = [served.answer(prompt)[0] for prompt in prompts]
+        served.waits_for(0, "plimsoll_cache_writable")
+        (node,) = served.cache("status")
+        assert "space" in node["trouble"], node
+        assert [served.answer(prompt)[0] for prompt in prompts] == texts
+        grow()
+        stored = served.metric("plimsoll_cache_written_bytes_total")
+        deadline = time.monotonic() + 40  # it tries again every ten seconds
+        while served.metric("plimsoll_cache_writable") == 0:
+            assert time.monotonic() < deadline
+            assert [served.answer(prompt)[0] for prompt in prompts] == texts
+        assert served.metric("plimsoll_cache_written_bytes_total") > stored
+    with Served(folder / "cache", *small) as served:
         assert [served.answer(prompt)[0] for prompt in prompts] == texts
         assert served.metric("plimsoll_cache_lookups_total", kind="prefix", result="hit") > 0
 
