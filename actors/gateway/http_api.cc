@@ -306,7 +306,17 @@ asio::awaitable<void> HttpApi::call(HttpConnection& connection, Endpoint endpoin
     co_await connection.respond(refusal);
     co_return;
   }
-  connection.set_tenant(caller->tenant);
+  if (!connection.set_tenant(caller->tenant)) {
+    const auto error =
+        Error(ErrorCode::resource_exhausted,
+              "the tenant has as many connections as it may while few are left: use them again, or "
+              "close some")
+            .with_reason("tenant_connections")
+            .retry_after(1000);
+    refusal = error_response(error);
+    co_await connection.respond(refusal);
+    co_return;
+  }
   // Anything but JSON is what a web page may send unasked to a server on its user's machine.
   if (media_type(head.content_type) != "application/json" ||
       !(head.content_encoding.empty() || same_word(head.content_encoding, "identity"))) {

@@ -71,6 +71,25 @@ HttpConnection::HttpConnection(std::shared_ptr<HttpShared> shared,
       room_(executor_),
       watchdog_(executor_) {}
 
+bool HttpConnection::set_tenant(const TenantId& tenant) {
+  tenant_ = tenant.get();
+  if (place_ == tenant_) return true;
+  leave_place();
+  if (shared_->places.take(tenant_, shared_->connections)) {
+    place_ = tenant_;
+    return true;
+  }
+  head_.keep_alive = false;
+  if (shared_->on_refused) shared_->on_refused(this);
+  return false;
+}
+
+void HttpConnection::leave_place() {
+  if (!place_) return;
+  shared_->places.give_back(*place_);
+  place_.reset();
+}
+
 void HttpConnection::start(std::function<void()> over) {
   spawn(&HttpConnection::serve, std::move(over));
 }
@@ -100,6 +119,7 @@ void HttpConnection::cut() {
 
 void HttpConnection::close() {
   gone_ = true;
+  leave_place();
   socket_->close();
   changed_.cancel();
   room_.cancel();
@@ -181,7 +201,7 @@ asio::awaitable<bool> HttpConnection::handshake() {
 
 asio::awaitable<void> HttpConnection::read_input() {
   error_code ec;
-  while (!ec) {
+  while (!ec && !gone_) {  // what was read just before it was closed ends here, too
     const std::size_t room =
         discarding_ ? chunk_.size()
                     : std::min<std::size_t>(chunk_.size(), input_limit() - input_.size());
@@ -189,7 +209,6 @@ asio::awaitable<void> HttpConnection::read_input() {
       error_code ignored;
       room_.expires_at(Clock::time_point::max());
       co_await room_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-      if (gone_) co_return;
       continue;
     }
     const asio::mutable_buffer buffer(chunk_.data(), room);

@@ -27,6 +27,7 @@
 
 #include "actors/frontend.h"
 #include "actors/gateway/bounded_json.h"
+#include "actors/gateway/connection_places.h"
 #include "actors/gateway/http_events.h"
 #include "actors/gateway/http_socket.h"
 #include "actors/request_memory.h"
@@ -47,7 +48,8 @@ class HttpHandler {
 
 // What all connections of a gateway share.
 struct HttpShared {
-  HttpShared(const HttpConfig& c, Ledger& l, RequestMemory& m) : config(c), ledger(l), memory(m) {}
+  HttpShared(const HttpConfig& c, Ledger& l, RequestMemory& m)
+      : config(c), ledger(l), memory(m), places(c.connections) {}
   // The largest body that is taken: what reading it needs can be had.
   std::uint64_t most_body_bytes() const {
     return std::min(config.body_bytes, memory.most_bytes() / json_text_copies);
@@ -58,6 +60,9 @@ struct HttpShared {
   HttpHandler* handler = nullptr;
   RequestMemory& memory;  // for bodies, what parsers make of them, answers in one piece
   std::atomic<bool> stopping{false};
+  ConnectionPlaces places;
+  // A connection got no place: it is to end, and does not count any more.
+  std::function<void(HttpConnection*)> on_refused;
   std::atomic<std::uint32_t> connections{0};
   std::atomic<std::uint64_t> connections_refused_total{0};
   std::array<std::atomic<std::uint64_t>, 6> responses_total{};  // by the status's first digit
@@ -94,6 +99,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   HttpConnection(std::shared_ptr<HttpShared> shared, std::unique_ptr<HttpSocket> socket,
                  Executor executor);
+  ~HttpConnection() { leave_place(); }
 
   // Of one, beside bodies and answers.
   static std::uint64_t charged_bytes(const HttpConfig& config) {
@@ -114,7 +120,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // For the handler, while it answers.
   const HttpHead& head() const { return head_; }
   HttpShared& shared() { return *shared_; }
-  void set_tenant(const TenantId& tenant) { tenant_ = tenant.get(); }
+  // Whose request it is. False: that tenant has too many connections, and this one ends with the
+  // answer.
+  bool set_tenant(const TenantId& tenant);
   const std::string& request_id() const { return request_id_; }
 
   // Reads the body, after "100 Continue" where the client waits for it, and once there is memory
@@ -158,6 +166,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<bool> probe();
   asio::awaitable<bool> write(std::string_view bytes);
   asio::awaitable<void> finish();
+  void leave_place();
   template <class Predicate>
   asio::awaitable<bool> wait(Clock::time_point deadline, Predicate& done);
 
@@ -193,6 +202,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int status_ = 0;            // of the answer
   std::string pending_head_;  // of a stream: goes out with its first events
   std::string tenant_, request_id_;
+  std::optional<std::string> place_;  // the tenant whose connection it is, from request to request
   Headers headers_;
 };
 

@@ -9,6 +9,7 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <condition_variable>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -28,7 +29,7 @@ constexpr int io_threads = 2;
 constexpr int socket_buffer_bytes = 64 * 1024;
 // For the error that tells a client why its answer is cut.
 constexpr auto last_words = std::chrono::milliseconds(250);
-// Connections over the limit that are told so; further ones are closed without a word.
+// Connections that are told that there are too many, at once; those told for longest are closed.
 constexpr std::uint32_t refused_at_once = 64;
 
 Result<std::optional<asio::ssl::context>> make_tls(const ListenConfig& listen) {
@@ -61,6 +62,10 @@ struct HttpGateway::Impl {
       : shared(std::make_shared<HttpShared>(config, ledger, frontend.request_memory())),
         api(frontend, *shared) {
     shared->handler = &api;
+    shared->on_refused = [this](HttpConnection* connection) {
+      const std::lock_guard lock(mutex);
+      refused(connection);
+    };
   }
 
   std::shared_ptr<HttpShared> shared;
@@ -72,12 +77,15 @@ struct HttpGateway::Impl {
   std::uint16_t port = 0;
   std::vector<std::thread> threads;
 
-  std::atomic<std::uint32_t> refusing{0};  // connections that are being told so
-
+  struct Open {
+    HttpConnection::Executor executor;
+    std::weak_ptr<HttpConnection> connection;
+    bool refused = false;  // counted in `refusing`
+  };
   std::mutex mutex;
   std::condition_variable changed;
-  std::map<HttpConnection*, std::pair<HttpConnection::Executor, std::weak_ptr<HttpConnection>>>
-      connections;
+  std::map<HttpConnection*, Open> connections;
+  std::deque<HttpConnection*> refusing;  // that are being told so, for the longest first
 
   Result<void> listen() {
     const auto& listen = shared->config.listen;
@@ -125,27 +133,32 @@ struct HttpGateway::Impl {
   }
 
   void admit(tcp::socket socket, const HttpConnection::Executor& executor) {
-    // Only here do these grow.
     const bool full = shared->connections >= shared->config.connections;
-    if (full) {
-      ++shared->connections_refused_total;
-      if (refusing >= refused_at_once) return;
+    {
+      // Those that are told so take a moment to end.
+      const std::lock_guard lock(mutex);
+      if (connections.size() >= shared->config.connections + 2 * refused_at_once) return;
     }
-    std::atomic<std::uint32_t>& counter = full ? refusing : shared->connections;
-    ++counter;
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
     socket.set_option(asio::socket_base::keep_alive(true), ignored);
     auto connection = std::make_shared<HttpConnection>(
         shared, make_http_socket(std::move(socket), tls ? &*tls : nullptr), executor);
+    ++shared->connections;
     {
       const std::lock_guard lock(mutex);
       connections.insert({connection.get(), {executor, connection}});
+      if (full) refused(connection.get());
     }
-    auto over = [this, &counter, key = connection.get()] {
+    auto over = [this, key = connection.get()] {
       const std::lock_guard lock(mutex);
-      --counter;
-      connections.erase(key);
+      const auto open = connections.find(key);
+      if (open->second.refused) {
+        std::erase(refusing, key);
+      } else {
+        --shared->connections;
+      }
+      connections.erase(open);
       changed.notify_all();
     };
     if (full) {
@@ -156,11 +169,26 @@ struct HttpGateway::Impl {
     }
   }
 
+  // Under `mutex`. It counts no more; where too many are on their way out, who has been for longest
+  // has heard it.
+  void refused(HttpConnection* connection) {
+    ++shared->connections_refused_total;
+    --shared->connections;
+    connections.at(connection).refused = true;
+    refusing.push_back(connection);
+    if (refusing.size() <= refused_at_once) return;
+    const auto& longest = connections.at(refusing.front());
+    refusing.pop_front();
+    asio::post(longest.executor, [weak = longest.connection] {
+      if (const auto self = weak.lock()) self->close();
+    });
+  }
+
   // On each connection's strand.
   void for_each_connection(void (HttpConnection::*what)()) {
     const std::lock_guard lock(mutex);
     for (const auto& [key, connection] : connections) {
-      asio::post(connection.first, [weak = connection.second, what] {
+      asio::post(connection.executor, [weak = connection.connection, what] {
         if (const auto self = weak.lock()) (self.get()->*what)();
       });
     }

@@ -110,6 +110,7 @@ TEST_F(HttpGatewayTest, OfLittleMemoryBodiesGetLittle) {
   EXPECT_EQ(larger.status, 413);
   std::string body = R"({"model":"fake","prompt":[1)";
   for (int i = 0; i < 20'000; ++i) body += ",1";
+  EXPECT_TRUE(eventually([&] { return frontend_.request_memory().held_bytes() == 0; }));
   const auto many = Client(port()).post(completion_path, body + "]}");
   EXPECT_EQ(many.status, 429);
   EXPECT_EQ(error_code(many), "request_memory");
@@ -603,6 +604,41 @@ TEST_F(HttpGatewayTest, ConnectionsAreCapped) {
   EXPECT_EQ(response.headers.at("connection"), "close");
   open.pop_back();
   EXPECT_TRUE(eventually([&] { return Client(port()).get("/health").status == 200; }));
+}
+
+TEST_F(HttpGatewayTest, ATenantThatOpensAllConnectionsLeavesSomeToOthers) {
+  config_.connections = 16;
+  start();
+  const auto ask = [&](Client& client, const std::string& tenant) {
+    client.send(post_text(completion_path, prompt(2), "Authorization: Bearer " + tenant + "\r\n"));
+    return client.read_response();
+  };
+  std::vector<std::unique_ptr<Client>> greedy;
+  for (int i = 0; i < 12; ++i) {
+    greedy.push_back(std::make_unique<Client>(port()));
+    ASSERT_EQ(ask(*greedy.back(), "greedy").status, 200);
+  }
+  for (int i = 0; i < 200; ++i) {
+    Client more(port());
+    const auto response = ask(more, "greedy");
+    ASSERT_EQ(response.status, 429);
+    EXPECT_EQ(error_code(response), "tenant_connections");
+    EXPECT_EQ(response.headers.at("retry-after"), "1");
+    EXPECT_EQ(response.headers.at("connection"), "close");
+  }
+  std::vector<std::unique_ptr<Client>> refused;  // that do not go, though they were told to
+  for (int i = 0; i < 80; ++i) {
+    refused.push_back(std::make_unique<Client>(port()));
+    ASSERT_EQ(ask(*refused.back(), "greedy").status, 429);
+  }
+  Client modest(port());
+  EXPECT_EQ(ask(modest, "modest").status, 200);
+  EXPECT_EQ(ask(*greedy.front(), "greedy").status, 200) << "it has its place";
+  greedy.clear();
+  EXPECT_TRUE(eventually([&] {
+    Client again(port());
+    return ask(again, "greedy").status == 200;
+  }));
 }
 
 TEST_F(HttpGatewayTest, AHundredStreams) {
