@@ -241,6 +241,7 @@ void Planner::plan_greedy() {
     if (used >= share * usable_share * memory_seconds) {
       share = held_back_seconds_ < patience_seconds ? 0 : std::min(share, least_greedy_share);
     }
+    share = std::min(share, most_greedy_share);
     // What is too little for a token is kept until it is enough.
     seconds_left_ = greedy_credit_ + (cost_.base + planned_seconds_) * share / (1 - share);
   } else {

@@ -19,9 +19,9 @@
 // A tenant that wants more time than its max-min fair share (of the last seconds, with what its
 // sequences still want, or of a step, with what of it decodes) is greedy. The others go first, and
 // as long as one of them has work in a step, the greedy ones together prolong it by no more than
-// their weight, and not at all once they have had their share, unless they would wait too long.
-// While others may come at any moment, steps of greedy tenants alone are short. So a flood costs
-// its own tenant its latency, and nobody else.
+// their weight, nor by more than a fifth, and not at all once they have had their share, unless
+// they would wait too long. While others may come at any moment, steps of greedy tenants alone are
+// short. So a flood costs its own tenant its latency, and nobody else.
 #pragma once
 
 #include <algorithm>
@@ -147,6 +147,8 @@ class Planner {
   // demanding of them is greedy: where more of it is used, others begin to wait.
   static constexpr double memory_seconds = 10;
   static constexpr double usable_share = 0.5;
+  // Of a step with others in it, what greedy tenants may take: a fifth as long again.
+  static constexpr double most_greedy_share = 1.0 / 6;
   // What greedy tenants that have had their share may add to the steps of others: nothing, but
   // where these leave no gap for so long, a part of each step.
   static constexpr double patience_seconds = 1;
