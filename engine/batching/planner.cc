@@ -174,15 +174,17 @@ void Planner::find_greedy() {
   for (const std::uint32_t t : by_demand_) {
     tenants_[t].demand = tenants_[t].used + tenants_[t].wanted;
   }
-  find_over_share(usable_share * memory_seconds);
-  // Many streams at once are felt before they have used much.
+  find_over_share(usable_share * memory_seconds, 0);
+  // Streams that fill a step are felt before they have used much.
   for (const std::uint32_t t : by_demand_) tenants_[t].demand = tenants_[t].decode_seconds;
-  find_over_share(std::max(0.0, limits_.decode_step_seconds - cost_.base));
+  const double step = std::max(0.0, limits_.decode_step_seconds - cost_.base);
+  find_over_share(step, step);
 }
 
 // Max-min fair shares by weight (water filling): from the least demanding on, whoever wants no more
-// than an equal part of what is left for its weight gets it.
-void Planner::find_over_share(double seconds) {
+// than an equal part of what is left for its weight gets it. The others are greedy, if they want
+// `least` or more.
+void Planner::find_over_share(double seconds, double least) {
   double weights = 0;
   for (const std::uint32_t t : by_demand_) weights += tenants_[t].weight;
   std::ranges::sort(by_demand_, {},
@@ -193,7 +195,9 @@ void Planner::find_over_share(double seconds) {
     // be found out again and again.
     const double level = (tenant.was_greedy ? 0.5 : 1.0) * seconds * tenant.weight;
     if (tenant.demand * weights > level) {
-      tenant.greedy = true;
+      // Nobody is, where not even the least demanding one has enough.
+      if (least > 0 && t == by_demand_.front()) return;
+      tenant.greedy = tenant.greedy || tenant.demand > (tenant.was_greedy ? 0.5 : 1.0) * least;
       continue;
     }
     seconds -= tenant.demand;

@@ -181,7 +181,7 @@ class Planner {
 
   void read();
   void find_greedy();
-  void find_over_share(double seconds);
+  void find_over_share(double seconds, double least);
   double decode_seconds(bool greedy) const;
   void plan_greedy();
   void plan_decodes(bool greedy);

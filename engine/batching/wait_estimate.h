@@ -28,15 +28,15 @@ struct Pace {
 double expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
                      const Pace& pace);
 
-// By what expectations are to be multiplied for 49 of 50 first tokens to come in time: up a good
-// step for each that is later, down a fiftieth of it for the others (Robbins and Monro 1951).
+// By what expectations are to be multiplied for 99 of 100 first tokens to come in time: up a good
+// step for each that is later, down a hundredth of it for the others (Robbins and Monro 1951).
 class LatenessBound {
  public:
   void observe(double expected_seconds, double seconds);
   double factor() const { return factor_; }
 
  private:
-  static constexpr double step = 0.1, kept = 0.98;
+  static constexpr double step = 0.1, kept = 0.99;
   static constexpr double least = 1, most = 8;
   double factor_ = 1.25;
 };

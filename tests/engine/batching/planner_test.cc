@@ -638,21 +638,25 @@ TEST_F(GreedyTest, WhatIsStillToBeGeneratedCounts) {
   EXPECT_EQ(planned.chunks.size(), 2U) << "a fifth of what the other takes";
 }
 
-TEST_F(GreedyTest, ManyStreamsAtOnceAreGreedyBeforeTheyHaveUsedMuch) {
+TEST_F(GreedyTest, StreamsThatFillAStepAreGreedyBeforeTheyHaveUsedMuch) {
   PlannerLimits limits = planner_.limits();
   limits.decode_step_seconds = 0.03;
   planner_.set_limits(limits);
-  std::vector<PlannerSequence> sequences(50, decoding(0, 20));
-  sequences.push_back(decoding(1, 20));
-  plan(sequences, 4000);
-  EXPECT_FALSE(planner_.greedy(0)) << "25 of the 25.5 ms that are left";
-  sequences.insert(sequences.begin(), 2, decoding(0, 20));
-  const auto& planned = plan(sequences, 4000);
+  const auto streams = [](int first, int second) {
+    std::vector<PlannerSequence> sequences(first, decoding(0, 20));
+    sequences.insert(sequences.end(), second, decoding(1, 20));
+    return sequences;
+  };
+  plan(streams(50, 1), 4000);
+  EXPECT_FALSE(planner_.greedy(0)) << "25 of 26 ms";
+  const auto& planned = plan(streams(54, 1), 4000);
   EXPECT_TRUE(planner_.greedy(0));
-  EXPECT_EQ(planned.chunks.front().sequence, 52U);
+  EXPECT_EQ(planned.chunks.front().sequence, 54U);
   EXPECT_EQ(planned.chunks.size(), 2U) << "a fifth of what the other takes";
-  for (auto& sequence : sequences) sequence.tenant = 0;
-  EXPECT_EQ(plan(sequences, 4000).chunks.size(), 53U) << "nobody else is there";
+  plan(streams(0, 1), 4000);
+  plan(streams(54, 27), 4000);
+  EXPECT_FALSE(planner_.greedy(0) || planner_.greedy(1)) << "both want too much";
+  EXPECT_EQ(plan(streams(54, 0), 4000).chunks.size(), 54U) << "nobody else is there";
 }
 
 TEST_F(GreedyTest, WhoeverIsGreedyStaysSoUntilItWantsMuchLess) {
