@@ -266,7 +266,9 @@ Result<void> LoopEngine::late(Sequence& sequence) const {
   const double wait = expected_wait(own, sequence.prompt_seconds, others, pace_);
   const double prompt = sequence.prompt_seconds * pace_.stretch;
   if (wait > 0) sequence.expected_ttft = wait + prompt;
-  const double objective = std::chrono::duration<double>(config_.ttft_objective).count();
+  // What is on its way to the client, and streams that begin to decode meanwhile, take the rest.
+  constexpr double usable = 0.85;
+  const double objective = usable * std::chrono::duration<double>(config_.ttft_objective).count();
   if (objective <= 0 || request.capacity_class == CapacityClass::batch) return {};
   // Whoever asks for a long prompt knows that it takes its time; it may wait as others do.
   const double patience = std::max(objective - prompt * lateness_, objective / 4);

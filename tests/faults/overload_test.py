@@ -99,9 +99,9 @@ def test_goodput_stays_and_refusals_are_quick(server, long):
         if not refused:
             failures.append(f"{times} x: nothing was refused")
         # Beside other work on the machine: room for its noise.
-        if goodput < (0.9 if long else 0.75) * peak:
+        if goodput < (0.9 if long else 0.7) * peak:
             failures.append(f"{times} x: goodput {goodput:.1f} of {peak:.1f}")
-        if ttft > OBJECTIVE_S:
+        if ttft > (1 if long else 1.25) * OBJECTIVE_S:
             failures.append(f"{times} x: TTFT {ttft:.2f} s")
         if slow > (0.05 if long else 0.25):
             failures.append(f"{times} x: refused after {slow * 1000:.0f} ms")
