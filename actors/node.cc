@@ -118,23 +118,22 @@ struct NodeState {
       accepted = not_here("embedding", request.model);
     } else {
       const RequestId id = request.id;
+      const auto done = [inbox = config.inbox, account = queues,
+                         id](Result<std::vector<std::vector<float>>> result) {
+        EmbedResult out{id, {}, {}, {}};
+        if (result) {
+          out.embeddings = std::move(*result);
+          std::uint64_t bytes = 0;
+          for (const auto& row : out.embeddings) bytes += row.size() * sizeof(float);
+          out.charge = std::make_shared<Charge>(*account, bytes);
+        } else {
+          out.error = std::move(result.error());
+        }
+        caf::anon_send(inbox->node, std::move(out));
+      };
       accepted = served->embedding->submit({id, request.tenant, std::move(request.inputs),
                                             in_ms(request.deadline_ms), request.no_store},
-                                           [inbox = config.inbox, account = queues,
-                                            id](Result<std::vector<std::vector<float>>> result) {
-                                             EmbedResult out{id, {}, {}, {}};
-                                             if (result) {
-                                               out.embeddings = std::move(*result);
-                                               std::uint64_t bytes = 0;
-                                               for (const auto& row : out.embeddings)
-                                                 bytes += row.size() * sizeof(float);
-                                               out.charge =
-                                                   std::make_shared<Charge>(*account, bytes);
-                                             } else {
-                                               out.error = std::move(result.error());
-                                             }
-                                             caf::anon_send(inbox->node, std::move(out));
-                                           });
+                                           done);
     }
     request.charge.reset();
     if (accepted) {

@@ -91,6 +91,7 @@ class PrefixTier final : public KvTier {
     std::vector<TokenId> tokens;
     std::string block;
     Charge charge;
+    std::string key{};  // once it was its turn
   };
 
   Account& account(const TenantId& tenant) {
@@ -120,10 +121,10 @@ class PrefixTier final : public KvTier {
       auto offer = std::move(offers_.front());
       offers_.pop_front();
       lock.unlock();
-      auto keys = keys_of(offer.tokens);
-      const std::span<const std::string> last(&keys.back(), 1);
+      if (offer.key.empty()) offer.key = keys_of(offer.tokens).back();
       // Where the cache's buffer is full, it is tried again.
-      const auto put = cache_->put(offer.owner, CacheKind::prefix, last[0], std::move(offer.block));
+      const auto put =
+          cache_->put(offer.owner, CacheKind::prefix, offer.key, std::move(offer.block));
       const bool again = put == CachePut::dropped && ++tries < put_tries;
       if (again) std::this_thread::sleep_for(put_again);
       lock.lock();

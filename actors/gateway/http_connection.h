@@ -99,7 +99,6 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   HttpConnection(std::shared_ptr<HttpShared> shared, std::unique_ptr<HttpSocket> socket,
                  Executor executor);
-  ~HttpConnection() { leave_place(); }
 
   // Of one, beside bodies and answers.
   static std::uint64_t charged_bytes(const HttpConfig& config) {

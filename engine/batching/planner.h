@@ -3,9 +3,9 @@
 //
 // Decode tokens go first, then chunks of prefill, which are kept short for those that decode
 // (Agrawal et al. 2024, "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve").
-// Tenants take turns by how much they were served
-// for their weight (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language
-// Models"); within a tenant, first come, first served.
+// Tenants take turns by how much they were served for their weight (virtual token counters, Sheng
+// et al. 2024, "Fairness in Serving Large Language Models"); within a tenant, first come, first
+// served.
 //
 // Blocks are taken as a sequence grows, not for its whole life. Where they run out, sequences are
 // preempted: those out of credit first, then the youngest of the tenant that holds most, over what
