@@ -9,7 +9,19 @@
 #include <string>
 #include <unordered_map>
 
+#include "engine/base/result.h"
+
 namespace plimsoll {
+
+// The answer to a client whose tenant gets no more.
+inline Error too_many_connections_of_the_tenant() {
+  return Error(
+             ErrorCode::resource_exhausted,
+             "the tenant has as many connections as it may while few are left: use them again, or "
+             "close some")
+      .with_reason("tenant_connections")
+      .retry_after(1000);
+}
 
 // Thread-safe.
 class ConnectionPlaces {

@@ -307,13 +307,7 @@ asio::awaitable<void> HttpApi::call(HttpConnection& connection, Endpoint endpoin
     co_return;
   }
   if (!connection.set_tenant(caller->tenant)) {
-    const auto error =
-        Error(ErrorCode::resource_exhausted,
-              "the tenant has as many connections as it may while few are left: use them again, or "
-              "close some")
-            .with_reason("tenant_connections")
-            .retry_after(1000);
-    refusal = error_response(error);
+    refusal = error_response(too_many_connections_of_the_tenant());
     co_await connection.respond(refusal);
     co_return;
   }

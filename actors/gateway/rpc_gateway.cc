@@ -9,11 +9,15 @@
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <deque>
 #include <fstream>
 #include <future>
 #include <iterator>
+#include <optional>
 #include <thread>
 
+#include "actors/gateway/connection_places.h"
 #include "actors/gateway/listen_address.h"
 #include "actors/gateway/rpc_session.h"
 
@@ -28,6 +32,9 @@ constexpr int send_buffer_bytes = 4 * 1024;
 // What a connection costs beside its calls: socket buffers and protocol state.
 constexpr std::uint64_t connection_bytes = 64_KiB;
 constexpr auto login_timeout = 10 * kj::SECONDS;
+// Who got no place has heard so by then, and goes; of more than so many the first goes at once.
+constexpr auto refusal_time = 1 * kj::SECONDS;
+constexpr std::size_t refused_at_once = 64;
 
 std::string read_file(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -62,12 +69,12 @@ std::string text_of(const kj::Exception& e) { return {e.getDescription().cStr()}
 
 // One client. Lives until it disconnects.
 struct Connection {
-  Connection(kj::Own<kj::AsyncIoStream> s, std::shared_ptr<RpcShared> shared)
+  Connection(kj::Own<kj::AsyncIoStream> s, std::shared_ptr<RpcShared> shared, RpcLogin on_login)
       : stream(kj::mv(s)),
         network(*stream, capnp::rpc::twoparty::Side::SERVER, options()),
         charge(shared->ledger.account(Component::rpc, "", shared_tenant), connection_bytes),
-        system(capnp::makeRpcServer(
-            network, make_rpc_bootstrap(std::move(shared), [f = logged_in] { *f = true; }))) {}
+        system(capnp::makeRpcServer(network,
+                                    make_rpc_bootstrap(std::move(shared), std::move(on_login)))) {}
 
   static capnp::ReaderOptions options() {
     capnp::ReaderOptions options;
@@ -75,11 +82,18 @@ struct Connection {
     return options;
   }
 
-  std::shared_ptr<bool> logged_in = std::make_shared<bool>(false);
   kj::Own<kj::AsyncIoStream> stream;
   capnp::TwoPartyVatNetwork network;
   Charge charge;
   capnp::RpcSystem<capnp::rpc::twoparty::VatId> system;
+};
+
+// What a client is to the gateway. Its capabilities may outlive the connection by a little.
+struct Guest : std::enable_shared_from_this<Guest> {
+  bool logged_in = false;
+  bool counted = true;               // among the connections
+  std::optional<std::string> place;  // whose it takes
+  kj::Own<kj::PromiseFulfiller<void>> go;
 };
 
 // Everything that lives on the loop's thread.
@@ -127,30 +141,76 @@ class Loop final : kj::TaskSet::ErrorHandler {
         stream->setsockopt(SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
         keep_alive(*stream);
         ++connections_;
-        tasks_.add(serve(kj::mv(stream)).attach(kj::defer([this] { --connections_; })));
+        auto guest = std::make_shared<Guest>();
+        tasks_.add(serve(kj::mv(stream), guest).attach(kj::defer([this, guest] { left(*guest); })));
       }
       return accept();
     });
   }
 
-  kj::Promise<void> serve(kj::Own<kj::AsyncIoStream> stream) {
-    if (tls_.get() == nullptr) return run(kj::mv(stream));
+  kj::Promise<void> serve(kj::Own<kj::AsyncIoStream> stream, std::shared_ptr<Guest> guest) {
+    if (tls_.get() == nullptr) return run(kj::mv(stream), std::move(guest));
     auto& timer = io_.provider->getTimer();
     return timer.timeoutAfter(login_timeout, tls_->wrapServer(kj::mv(stream)))
-        .then([this](kj::Own<kj::AsyncIoStream> secured) { return run(kj::mv(secured)); });
+        .then([this, guest = std::move(guest)](kj::Own<kj::AsyncIoStream> secured) {
+          return run(kj::mv(secured), guest);
+        });
   }
 
-  // Until the client leaves; a client that has not logged in in time is sent away.
-  kj::Promise<void> run(kj::Own<kj::AsyncIoStream> stream) {
-    auto connection = kj::heap<Connection>(kj::mv(stream), shared_);
+  // Until the client leaves; one that has not logged in in time, or got no place, is sent away.
+  kj::Promise<void> run(kj::Own<kj::AsyncIoStream> stream, std::shared_ptr<Guest> guest) {
+    auto going = kj::newPromiseAndFulfiller<void>();
+    guest->go = kj::mv(going.fulfiller);
+    auto connection = kj::heap<Connection>(
+        kj::mv(stream), shared_,
+        [this, guest](const TenantId* tenant) { return logged_in(*guest, tenant); });
+    auto& timer = io_.provider->getTimer();
+    auto stranger = timer.afterDelay(login_timeout).then([guest]() -> kj::Promise<void> {
+      if (guest->logged_in) return kj::NEVER_DONE;
+      return kj::READY_NOW;
+    });
     auto& network = connection->network;
-    auto stranger = io_.provider->getTimer()
-                        .afterDelay(login_timeout)
-                        .then([logged_in = connection->logged_in]() -> kj::Promise<void> {
-                          if (*logged_in) return kj::NEVER_DONE;
-                          return kj::READY_NOW;
-                        });
-    return network.onDisconnect().exclusiveJoin(kj::mv(stranger)).attach(kj::mv(connection));
+    return network.onDisconnect()
+        .exclusiveJoin(kj::mv(stranger))
+        .exclusiveJoin(kj::mv(going.promise))
+        .attach(kj::mv(connection));
+  }
+
+  // A connection is of the tenant who logs in first, whoever else it carries.
+  Result<void> logged_in(Guest& guest, const TenantId* tenant) {
+    if (tenant != nullptr && !guest.place && guest.counted) {
+      if (places_.take(tenant->get(), connections_)) {
+        guest.place = tenant->get();
+      } else {
+        refuse(guest);
+      }
+    }
+    if (!guest.counted) return fail(too_many_connections_of_the_tenant());
+    guest.logged_in = true;
+    return {};
+  }
+
+  // It counts no more, and is closed when it has heard it.
+  void refuse(Guest& guest) {
+    guest.counted = false;
+    --connections_;
+    refused_.push_back(&guest);
+    if (refused_.size() > refused_at_once) {
+      refused_.front()->go->fulfill();
+      refused_.pop_front();
+    }
+    tasks_.add(
+        io_.provider->getTimer().afterDelay(refusal_time).then([weak = guest.weak_from_this()] {
+          if (const auto guest = weak.lock()) guest->go->fulfill();
+        }));
+  }
+
+  void left(Guest& guest) {
+    if (guest.counted) --connections_;
+    if (guest.place) places_.give_back(*guest.place);
+    if (const auto at = std::find(refused_.begin(), refused_.end(), &guest); at != refused_.end()) {
+      refused_.erase(at);
+    }
   }
 
   // A connection's end, by its own fault or not, concerns no other.
@@ -164,6 +224,8 @@ class Loop final : kj::TaskSet::ErrorHandler {
   kj::Own<kj::TlsContext> tls_;
   kj::Own<kj::ConnectionReceiver> receiver_;
   std::uint32_t connections_ = 0;
+  ConnectionPlaces places_{config_.connections};
+  std::deque<Guest*> refused_;  // that have not gone yet
   kj::TaskSet tasks_;
   kj::Promise<void> accepting_ = nullptr;
 };

@@ -315,16 +315,17 @@ class InferenceServer final : public schema::Inference::Server {
 
 class GatewayServer final : public schema::Gateway::Server {
  public:
-  GatewayServer(std::shared_ptr<RpcShared> shared, std::function<void()> logged_in)
-      : shared_(std::move(shared)), logged_in_(std::move(logged_in)) {}
+  GatewayServer(std::shared_ptr<RpcShared> shared, RpcLogin on_login)
+      : shared_(std::move(shared)), on_login_(std::move(on_login)) {}
 
   kj::Promise<void> login(LoginContext context) override {
     auto caller = shared_->frontend.authenticate(string_of(context.getParams().getApiKey()));
     auto results = context.getResults();
     if (!caller) {
       write(caller.error(), results.initError());
+    } else if (auto in = on_login_(&caller->tenant); !in) {
+      write(in.error(), results.initError());
     } else {
-      logged_in_();
       results.setSession(kj::heap<InferenceServer>(shared_, std::move(*caller)));
     }
     return kj::READY_NOW;
@@ -335,8 +336,9 @@ class GatewayServer final : public schema::Gateway::Server {
     auto results = context.getResults();
     if (auto good = check_operator(shared_->frontend, key); !good) {
       write(good.error(), results.initError());
+    } else if (auto in = on_login_(nullptr); !in) {
+      write(in.error(), results.initError());
     } else {
-      logged_in_();
       results.setOperator(make_rpc_operator(shared_, key));
     }
     return kj::READY_NOW;
@@ -351,14 +353,13 @@ class GatewayServer final : public schema::Gateway::Server {
 
  private:
   std::shared_ptr<RpcShared> shared_;
-  std::function<void()> logged_in_;
+  RpcLogin on_login_;
 };
 
 }  // namespace
 
-capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared,
-                                             std::function<void()> logged_in) {
-  return kj::heap<GatewayServer>(std::move(shared), std::move(logged_in));
+capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared, RpcLogin on_login) {
+  return kj::heap<GatewayServer>(std::move(shared), std::move(on_login));
 }
 
 }  // namespace plimsoll

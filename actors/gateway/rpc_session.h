@@ -4,11 +4,13 @@
 #include <capnp/capability.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include "actors/frontend.h"
 #include "actors/gateway/call_thread.h"
 #include "actors/gateway/kj_mailbox.h"
+#include "engine/base/result.h"
 #include "engine/memory/ledger.h"
 
 namespace plimsoll {
@@ -28,8 +30,11 @@ struct RpcShared {
   CallThread purges{8};
 };
 
-// The bootstrap capability of one connection. `logged_in` is called on the first good login.
-capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared,
-                                             std::function<void()> logged_in);
+// Hears of each login with a good key, of a tenant or (null) of an operator. An error is the
+// answer.
+using RpcLogin = std::function<Result<void>(const TenantId* tenant)>;
+
+// The bootstrap capability of one connection.
+capnp::Capability::Client make_rpc_bootstrap(std::shared_ptr<RpcShared> shared, RpcLogin on_login);
 
 }  // namespace plimsoll

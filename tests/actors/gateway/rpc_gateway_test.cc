@@ -223,6 +223,34 @@ TEST_F(RpcGatewayTest, GarbageAndTooManyConnectionsHurtNobody) {
   }));
 }
 
+TEST_F(RpcGatewayTest, ATenantThatOpensAllConnectionsLeavesSomeToOthers) {
+  std::vector<client::Client> greedy;
+  for (int i = 0; i < 6; ++i) {
+    greedy.push_back(connect("greedy"));
+    ASSERT_EQ(greedy.back().generate(request(1)).usage.completion_tokens, 1U);
+  }
+  for (int i = 0; i < 100; ++i) {
+    try {
+      connect("greedy").generate(request(1));
+      FAIL() << "of 8 it got its " << i + 7;
+    } catch (const client::Error& e) {
+      ASSERT_EQ(e.code, "resource_exhausted");
+      EXPECT_EQ(e.reason, "tenant_connections");
+      EXPECT_EQ(e.retry_after_ms, 1000U);
+    }
+  }
+  EXPECT_EQ(connect("modest").generate(request(1)).usage.completion_tokens, 1U);
+  EXPECT_EQ(greedy.front().generate(request(1)).usage.completion_tokens, 1U) << "it has its place";
+  greedy.clear();
+  EXPECT_TRUE(eventually([&] {
+    try {
+      return connect("greedy").generate(request(1)).usage.completion_tokens == 1;
+    } catch (const client::Error&) {
+      return false;
+    }
+  }));
+}
+
 TEST_F(RpcGatewayTest, StoppingLetsCallsEndWithinTheDeadlineAndCutsTheRest) {
   frontend_.token_delay_us = 1000;
   std::jthread quick([&] {
