@@ -17,6 +17,7 @@ from traffic import quantile
 INNOCENTS = ("alpha", "beta", "gamma")
 FLOODS = ("long_prompts", "thousand_unread", "one_byte_changed")
 CONTEXT = 2048
+REQUESTS_PER_S = 3.0
 
 
 class Flood:
@@ -39,7 +40,7 @@ def schedule(seed, seconds, mark=""):
     so that the cache knows the system prompt only."""
     rng = random.Random(seed)
     out, at = [], 0.0
-    while (at := at + rng.expovariate(2.0)) < seconds:
+    while (at := at + rng.expovariate(REQUESTS_PER_S)) < seconds:
         name = rng.choice(INNOCENTS)
         body = hostile.chat(rng, max_tokens=rng.randint(10, 30))
         question = f"{mark} {len(out)} {hostile.text(rng, rng.randint(20, 120))}"
@@ -103,10 +104,10 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_innocents_do_not_notice(server, kind, long):
-    seconds = 20 if long else 8
+    seconds = 40 if long else 6
     asyncio.run(play(server, schedule(f"{kind} 0", seconds)))  # fills the prefix cache
     alone, beside = Figures(), Figures()
-    for number in range(3 if long else 2):
+    for number in range(5 if long else 2):
         # Never the same questions twice, but the same sizes at the same times in both runs.
         alone.add(asyncio.run(play(server, schedule(f"{kind} {number}", seconds, "alone"))))
         flood = Flood(server, kind)

@@ -74,22 +74,28 @@ def server(tmp_path_factory):
 def test_goodput_stays_and_refusals_are_quick(server, long):
     rng = random.Random(1)
     seconds = RAMP_S + (25 if long else 10)
-    peak = max(
-        asyncio.run(closed_loop(server, rng, n, seconds))
-        for n in ((8, 16, 32) if long else (16, 32))
-    )
-    print(f"\npeak {peak:.1f} requests/s")
+
+    def closed(at_a_time):
+        return asyncio.run(closed_loop(server, rng, at_a_time, seconds))
+
+    peaks = {n: closed(n) for n in ((8, 16, 32) if long else (16, 32))}
+    best, rate = max(peaks.items(), key=lambda item: item[1])
+    print(f"\npeak {rate:.1f} requests/s, {best} at a time")
+    before = closed(best)
     failures = []
     for times in TIMES if long else (2, 10):
-        goodput, outcomes = asyncio.run(open_loop(server, rng, times * peak, seconds))
+        goodput, outcomes = asyncio.run(open_loop(server, rng, times * rate, seconds))
+        # The machine is not as fast now as it was then: what it could do just before and after.
+        after = closed(best)
+        peak, before = (before + after) / 2, after
         states = [o.state for o in outcomes]
         refused = [o for o in outcomes if o.state == "refused"]
         finished = [o for o in outcomes if o.state == "finished"]
         slow = quantile([o.head for o in refused], 0.99)
         ttft = quantile([o.ttft for o in finished], 0.99)
         print(
-            f"{times:>2} x: goodput {goodput:.1f}/s ({goodput / peak:.0%}); of {len(outcomes)} "
-            f"{({s: states.count(s) for s in sorted(set(states))})}; TTFT p50 "
+            f"{times:>2} x: goodput {goodput:.1f}/s ({goodput / peak:.0%} of {peak:.1f}); of "
+            f"{len(outcomes)} {({s: states.count(s) for s in sorted(set(states))})}; TTFT p50 "
             f"{quantile([o.ttft for o in finished], 0.5):.2f} p99 {ttft:.2f} s; refused within p50 "
             f"{1000 * quantile([o.head for o in refused], 0.5):.0f} p99 {1000 * slow:.0f} ms"
         )
