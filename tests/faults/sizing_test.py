@@ -42,7 +42,7 @@ class Case:
             "engine_chunk_tokens": self.step,
             "engine_max_batch": self.batch,
             "engine_queue_length": 4000,
-            "engine_ttft_objective": "1h",
+            "engine_ttft_objective": "100h",
             "http_body_limit": "1MiB",
             "http_connections": self.connections,
             "rpc_connections": 4,
@@ -117,7 +117,7 @@ def test_the_plan_is_what_it_comes_to(case, tmp_path):
 
 def test_a_full_pool_does_not_shed(tmp_path):
     """With everything left to the plan: the limit is all that an operator gives."""
-    settings = {"memory_limit": "128MiB", "engine_ttft_objective": "1h"}
+    settings = {"memory_limit": "128MiB", "engine_ttft_objective": "100h"}
     server = Drill(tmp_path, None, [tenant_entry("t0")], **settings)
     try:
         plan = bounds.plan_of(server.welcome)
