@@ -67,6 +67,7 @@ DiskCacheImpl::DiskCacheImpl(DiskCacheOptions options, Ledger& ledger,
     : options_(std::move(options)),
       ledger_(ledger),
       directory_lock_(std::move(lock)),
+      spare_(options_.buffer_bytes / 2, ledger_.account(Component::storage, "", shared_tenant)),
       index_charge_(ledger.account(Component::storage, "", shared_tenant), 0),
       table_charge_(ledger.account(Component::storage, "", shared_tenant), 0),
       record_charge_(ledger.account(Component::storage, "", shared_tenant), 0) {
@@ -199,6 +200,7 @@ CachePut DiskCacheImpl::put(const CacheOwner& owner, CacheKind kind, std::string
     ++tenant.dropped_total;
     return CachePut::dropped;
   }
+  if (held_bytes + spare_.bytes() > free) spare_.clear();
   auto entry = std::make_shared<Buffered>();
   entry->owner = {owner.tenant, owner.salt, kind};
   entry->entry = {hash, now, static_cast<std::uint32_t>(ttl.count()), 0};

@@ -114,6 +114,9 @@ class DiskCache {
  public:
   virtual ~DiskCache() = default;  // writes what is buffered, for a few seconds at most
 
+  // An empty string with room for a value of so many bytes: of one that has been written, if it can
+  // be had, whose pages are there already.
+  virtual std::string buffer(std::size_t bytes) = 0;
   // Moves from the value only if it is accepted.
   virtual CachePut put(const CacheOwner& owner, CacheKind kind, std::string_view key,
                        std::string&& value) = 0;

@@ -18,6 +18,7 @@
 #include "storage/disk_cache.h"
 #include "storage/segment_index.h"
 #include "storage/segment_store.h"
+#include "storage/spare_buffers.h"
 
 namespace plimsoll::storage {
 
@@ -26,6 +27,7 @@ class DiskCacheImpl final : public DiskCache {
   DiskCacheImpl(DiskCacheOptions options, Ledger& ledger, std::unique_ptr<DirectoryLock> lock);
   ~DiskCacheImpl() override;
 
+  std::string buffer(std::size_t bytes) override { return spare_.take(bytes); }
   CachePut put(const CacheOwner& owner, CacheKind kind, std::string_view key,
                std::string&& value) override;
   std::optional<std::string> get(const CacheOwner& owner, CacheKind kind,
@@ -59,7 +61,7 @@ class DiskCacheImpl final : public DiskCache {
     Clock::time_point due;
     Charge charge;
   };
-  using BufferedEntry = std::shared_ptr<const Buffered>;
+  using BufferedEntry = std::shared_ptr<Buffered>;
   struct Queue {
     std::deque<BufferedEntry> entries;  // in order of arrival
     std::uint64_t bytes = 0;
@@ -131,6 +133,7 @@ class DiskCacheImpl final : public DiskCache {
   std::map<SegmentOwner, Queue> queues_;
   std::unordered_map<CacheHash, BufferedEntry, HashHash> buffered_;
   std::uint64_t buffered_bytes_ = 0;
+  SpareBuffers spare_;  // with what is buffered never more than the buffer's bound
   std::map<TenantId, std::uint64_t> buffered_of_;
   std::map<TenantId, std::array<CacheCounts, cache_kind_count>> counts_;
   std::map<TenantId, std::uint64_t> quotas_;

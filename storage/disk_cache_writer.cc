@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/memory/process_memory.h"
 #include "storage/disk_cache_impl.h"
 
 namespace plimsoll::storage {
@@ -45,6 +46,8 @@ void DiskCacheImpl::charge() {
 void DiskCacheImpl::run() {
   // Behind everything that somebody waits for.
   setpriority(PRIO_PROCESS, 0, lower_priority);
+  // RocksDB makes a buffer of a record's size for each record.
+  allocate_apart();
   Lock lock(mutex_);
   delete_asides(lock);
   measure(lock);
@@ -182,7 +185,12 @@ void DiskCacheImpl::seal(Lock& lock, const SegmentOwner& owner, Queue& queue) {
     written = write_segment(segment, entries, key);
     lock.lock();
   }
-  for (const auto& entry : entries) forget(*entry);
+  for (const auto& entry : entries) {
+    forget(*entry);
+    if (buffered_bytes_ + spare_.bytes() + entry->value.capacity() <= options_.buffer_bytes) {
+      spare_.give(std::move(entry->value));
+    }
+  }
   auto& tenant = counts(owner.tenant, owner.kind);
   if (written) {
     segment.file_bytes = *written;
@@ -358,6 +366,7 @@ bool DiskCacheImpl::rewrite(Lock& lock, const std::vector<std::uint64_t>& segmen
 
 void DiskCacheImpl::sweep(Lock& lock) {
   const auto reclaim = options_.reclaim_within;
+  spare_.clear();  // in use again soon, or not needed
   sweep_at_ = Clock::now() + std::clamp(reclaim / sweeps_of_reclaim, least_sweep, longest_sweep);
   const auto now = now_ms();
   const auto overdue = reclaim.count() / rewrite_of_reclaim;

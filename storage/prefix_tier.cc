@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -47,7 +48,8 @@ class PrefixTier final : public KvTier {
         root_(digest_of(options_.model + "/" + options_.variant + "/" +
                         std::to_string(options_.block_tokens) + "/" +
                         std::to_string(options_.block_bytes))),
-        reader_(cache_, {CacheKind::prefix, options_.block_bytes, true, "prefix reader"}, budget_) {
+        reader_(cache_, {CacheKind::prefix, options_.block_bytes, true, "prefix reader"}, budget_),
+        chain_charge_(account(shared_tenant), 0) {
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), "prefix tier");
   }
@@ -65,9 +67,11 @@ class PrefixTier final : public KvTier {
     const std::uint64_t bytes =
         block.size() + prefix.tokens.size_bytes() + prefix.salt.size() + offer_overhead_bytes;
     if (!TierBudget::take(budget_->offered, budget_->offer_bytes, bytes)) return false;
+    auto value = cache_->buffer(block.size());
+    value.assign(reinterpret_cast<const char*>(block.data()), block.size());
     Offer offer{{prefix.tenant, std::string(prefix.salt)},
                 {prefix.tokens.begin(), prefix.tokens.end()},
-                std::string(reinterpret_cast<const char*>(block.data()), block.size()),
+                std::move(value),
                 Charge(account(prefix.tenant), bytes)};
     const std::lock_guard lock(mutex_);
     offers_.push_back(std::move(offer));
@@ -76,7 +80,8 @@ class PrefixTier final : public KvTier {
   }
 
   std::unique_ptr<KvFetch> look_up(const KvPrefix& prefix, std::uint32_t first) override {
-    auto keys = keys_of(prefix.tokens);
+    std::vector<std::string> keys;
+    extend(keys, prefix.tokens);
     if (keys.size() <= first) return nullptr;
     keys.erase(keys.begin(), keys.begin() + first);
     CacheOwner owner{prefix.tenant, std::string(prefix.salt)};
@@ -98,18 +103,30 @@ class PrefixTier final : public KvTier {
     return ledger_.account(Component::prefix_cache, options_.model, tenant);
   }
 
-  // Of each whole block.
-  std::vector<std::string> keys_of(std::span<const TokenId> tokens) const {
-    std::vector<std::string> keys;
-    std::string text = root_;
-    while (tokens.size() >= options_.block_tokens) {
-      const auto block = tokens.first(options_.block_tokens);
+  // To a key of each whole block of `tokens`.
+  void extend(std::vector<std::string>& keys, std::span<const TokenId> tokens) const {
+    while ((keys.size() + 1) * options_.block_tokens <= tokens.size()) {
+      const auto block = tokens.subspan(keys.size() * options_.block_tokens, options_.block_tokens);
+      std::string text = keys.empty() ? root_ : keys.back();
       text.append(reinterpret_cast<const char*>(block.data()), block.size_bytes());
-      text = digest_of(text);
-      keys.push_back(text);
-      tokens = tokens.subspan(options_.block_tokens);
+      keys.push_back(digest_of(text));
     }
-    return keys;
+  }
+
+  // Of the last of its blocks. The blocks of a text leave one after another, its end first: their
+  // keys are those of the last text, as far as it was the same.
+  const std::string& key_of(std::vector<TokenId>&& tokens) {
+    const auto same = std::ranges::mismatch(chain_tokens_, tokens).in1 - chain_tokens_.begin();
+    const auto blocks = tokens.size() / options_.block_tokens;
+    if (static_cast<std::size_t>(same) < tokens.size()) {
+      chain_keys_.resize(static_cast<std::size_t>(same) / options_.block_tokens);
+      chain_tokens_ = std::move(tokens);
+      extend(chain_keys_, chain_tokens_);
+      chain_charge_.resize(chain_tokens_.capacity() * sizeof(TokenId) +
+                           chain_keys_.capacity() * sizeof(std::string) +
+                           chain_keys_.size() * chain_keys_[0].capacity());
+    }
+    return chain_keys_[blocks - 1];
   }
 
   void run() {
@@ -121,7 +138,7 @@ class PrefixTier final : public KvTier {
       auto offer = std::move(offers_.front());
       offers_.pop_front();
       lock.unlock();
-      if (offer.key.empty()) offer.key = keys_of(offer.tokens).back();
+      if (offer.key.empty()) offer.key = key_of(std::move(offer.tokens));
       // Where the cache's buffer is full, it is tried again.
       const auto put =
           cache_->put(offer.owner, CacheKind::prefix, offer.key, std::move(offer.block));
@@ -143,6 +160,9 @@ class PrefixTier final : public KvTier {
   Ledger& ledger_;
   const std::string root_;
   CacheReader reader_;
+  std::vector<TokenId> chain_tokens_;  // the thread's: a text whose keys it knows
+  std::vector<std::string> chain_keys_;
+  Charge chain_charge_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Offer> offers_;

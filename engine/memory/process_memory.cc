@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
+#include <string>
 
 #include "engine/memory/kernel_files.h"
 #include "engine/memory/runtime_memory.h"
@@ -216,6 +218,16 @@ std::optional<AllocatorMemory> read_allocator_memory() {
 void purge_allocator() {
   // 4096 is MALLCTL_ARENAS_ALL.
   if (mallctl != nullptr) mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);
+}
+
+void allocate_apart() {
+  // The threshold from which on a buffer goes back at once is also each arena's own.
+  unsigned int arena = 0;
+  std::size_t length = sizeof arena, never = std::numeric_limits<std::size_t>::max();
+  if (mallctl == nullptr || mallctl("arenas.create", &arena, &length, nullptr, 0) != 0) return;
+  const auto threshold = "arena." + std::to_string(arena) + ".oversize_threshold";
+  mallctl(threshold.c_str(), nullptr, nullptr, &never, sizeof never);
+  mallctl("thread.arena", nullptr, nullptr, &arena, sizeof arena);
 }
 
 std::uint64_t resident_bytes(const void* data, std::uint64_t size) {

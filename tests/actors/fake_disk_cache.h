@@ -21,6 +21,7 @@ class FakeDiskCache final : public storage::DiskCache {
   }
   std::optional<Error> purge_error;  // set before the first call
 
+  std::string buffer(std::size_t) override { return {}; }
   storage::CachePut put(const storage::CacheOwner&, storage::CacheKind, std::string_view,
                         std::string&&) override {
     return storage::CachePut::dropped;

@@ -238,6 +238,43 @@ TEST_F(DiskCacheTest, TheBufferIsBoundedChargedAndSharedFairly) {
   EXPECT_EQ(shared.bytes(), 0);
 }
 
+TEST_F(DiskCacheTest, AWrittenValueLeavesItsBufferToTheNext) {
+  options_.flush_after = 1h;
+  open();
+  auto value = cache_->buffer(100'000);
+  const auto* place = value.data();
+  value.assign(100'000, 'x');
+  EXPECT_EQ(cache_->put(owner("a"), CacheKind::prefix, "k", std::move(value)), CachePut::accepted);
+  flush();
+  EXPECT_EQ(cache_->buffer(100'000).data(), place);
+  EXPECT_EQ(cache_->get(owner("a"), CacheKind::prefix, "k"), std::string(100'000, 'x'));
+}
+
+TEST_F(DiskCacheTest, SpareBuffersTakeNoRoomFromEntries) {
+  options_.buffer_bytes = 1_MiB;
+  options_.flush_after = 1h;
+  options_.bytes = 4_GiB;
+  open();
+  const auto fill = [&](const std::string& name, std::size_t bytes) {
+    int taken = 0;
+    for (; taken < 5; ++taken) {  // which is less than half: nothing is written meanwhile
+      if (cache_->put(owner(name), CacheKind::prefix, std::to_string(taken),
+                      std::string(bytes, 'x')) != CachePut::accepted) {
+        break;
+      }
+    }
+    return taken;
+  };
+  Account& shared = ledger_.account(Component::storage, "", shared_tenant);
+  const auto bytes_before = shared.bytes();
+  EXPECT_EQ(fill("a", 100'000), 5);
+  flush();
+  EXPECT_GE(shared.bytes(), bytes_before + 500'000) << "what is spare is charged";
+  EXPECT_EQ(fill("b", 90'000), 5);
+  EXPECT_EQ(fill("c", 80'000), 5);
+  EXPECT_LT(shared.bytes(), bytes_before + 400'000) << "it went for what needs the room";
+}
+
 TEST_F(DiskCacheTest, BoundsChangeAtRunTime) {
   open();
   for (int i = 0; i < 100; ++i) {

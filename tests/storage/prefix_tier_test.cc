@@ -35,9 +35,8 @@ class PrefixTierTest : public DiskCacheTest {
     auto cache = open_disk_cache(options_, ledger_);
     if (!cache) throw std::runtime_error(to_string(cache.error()));
     shared_ = std::move(*cache);
-    const KvLayout layout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16};
     config_.tier =
-        make_prefix_tier(shared_, {"fake@1", variant, 16, layout.block_bytes()}, budget_, ledger_);
+        make_prefix_tier(shared_, {"fake@1", variant, 16, block_bytes_}, budget_, ledger_);
     engine_ = std::make_unique<EngineHarness>(config_, 64);
   }
   std::uint32_t cached_of(const SequenceRequest& request) {
@@ -48,6 +47,8 @@ class PrefixTierTest : public DiskCacheTest {
     return outcome.usage.cached_tokens;
   }
 
+  const std::uint64_t block_bytes_ =
+      KvLayout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16}.block_bytes();
   EngineConfig config_;
   const std::shared_ptr<TierBudget> budget_ = std::make_shared<TierBudget>(64_KiB, 8_KiB);
   std::shared_ptr<DiskCache> shared_;
@@ -72,6 +73,31 @@ TEST_F(PrefixTierTest, ARestartFindsWhatWasComputed) {
   EXPECT_EQ(budget_->offered + budget_->fetched, 0U);
   EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", TenantId("alice")).bytes(), 0);
   EXPECT_THAT(troubles(), ::testing::IsEmpty());
+}
+
+// Texts that share a beginning, whose blocks leave in any order.
+TEST_F(PrefixTierTest, ABlockIsFoundBehindItsOwnTextOnly) {
+  start();
+  auto first = make_prompt(64, 1), second = first;
+  second[40] += 1;  // in the third block
+  const std::string block(block_bytes_, 'x');
+  const TenantId alice("alice");
+  const auto offer = [&](const std::vector<TokenId>& text, std::size_t tokens) {
+    const KvPrefix prefix("salt", alice, std::span(text).first(tokens));
+    EXPECT_TRUE(
+        eventually([&] { return config_.tier->offer(prefix, std::as_bytes(std::span(block))); }));
+  };
+  const auto known = [&](const std::vector<TokenId>& text) {
+    const auto fetch = config_.tier->look_up(KvPrefix("salt", alice, text), 0);
+    return fetch == nullptr ? 0U : fetch->blocks();
+  };
+  for (const auto tokens : {64, 48, 32}) offer(first, tokens);
+  offer(second, 64);
+  offer(first, 16);
+  EXPECT_TRUE(eventually([&] { return known(first) == 4; }));
+  EXPECT_EQ(known(second), 2U);
+  offer(second, 48);
+  EXPECT_TRUE(eventually([&] { return known(second) == 4; }));
 }
 
 TEST_F(PrefixTierTest, DamageOnDiskIsComputedAnew) {
