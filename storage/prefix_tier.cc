@@ -79,6 +79,20 @@ class PrefixTier final : public KvTier {
     return true;
   }
 
+  void forget(const std::optional<TenantId>& tenant) override {
+    std::unique_lock lock(mutex_);
+    std::erase_if(offers_, [&](const Offer& offer) {
+      if (tenant && offer.owner.tenant != *tenant) return false;
+      budget_->offered -= offer.charge.bytes();
+      return true;
+    });
+    // What is being put is in the cache in a moment, or is given up.
+    may_retry_ = false;
+    attempted_.wait(lock, [this, last = attempts_, putting = putting_] {
+      return !putting || attempts_ != last;
+    });
+  }
+
   std::unique_ptr<KvFetch> look_up(const KvPrefix& prefix, std::uint32_t first) override {
     std::vector<std::string> keys;
     extend(keys, prefix.tokens);
@@ -137,6 +151,7 @@ class PrefixTier final : public KvTier {
       if (stop_at_ && (offers_.empty() || Clock::now() >= *stop_at_)) return;
       auto offer = std::move(offers_.front());
       offers_.pop_front();
+      putting_ = may_retry_ = true;
       lock.unlock();
       if (offer.key.empty()) offer.key = key_of(std::move(offer.tokens));
       // Where the cache's buffer is full, it is tried again.
@@ -145,7 +160,10 @@ class PrefixTier final : public KvTier {
       const bool again = put == CachePut::dropped && ++tries < put_tries;
       if (again) std::this_thread::sleep_for(put_again);
       lock.lock();
-      if (again) {
+      putting_ = false;
+      ++attempts_;
+      attempted_.notify_all();
+      if (again && may_retry_) {
         offers_.push_front(std::move(offer));
         continue;
       }
@@ -166,6 +184,10 @@ class PrefixTier final : public KvTier {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Offer> offers_;
+  std::condition_variable attempted_;
+  std::uint64_t attempts_ = 0;  // to put an offer
+  bool putting_ = false;        // the attempt after them is being made
+  bool may_retry_ = false;      // should it fail for want of room
   std::optional<Clock::time_point> stop_at_;
   std::thread thread_;
 };

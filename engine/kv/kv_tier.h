@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -47,6 +48,8 @@ class KvTier {
   // Takes a copy of the block that holds the last tokens of `prefix`, which is whole blocks. False:
   // it has no room at present.
   virtual bool offer(const KvPrefix& prefix, std::span<const std::byte> block) = 0;
+  // Of what was offered for a tenant, or for all, nothing gets any further once it returns.
+  virtual void forget(const std::optional<TenantId>& tenant) = 0;
   // The blocks of `prefix`, whole ones only, that are known from the `first` on. Null: none.
   virtual std::unique_ptr<KvFetch> look_up(const KvPrefix& prefix, std::uint32_t first) = 0;
 };

@@ -115,6 +115,27 @@ TEST_F(PrefixTierTest, DamageOnDiskIsComputedAnew) {
   EXPECT_THAT(troubles(), ::testing::Not(::testing::IsEmpty()));
 }
 
+TEST_F(PrefixTierTest, WhatIsForgottenOnItsWayNeverArrives) {
+  const auto prompt = make_prompt(300, 1);
+  options_.buffer_bytes = 0;  // offers wait, and are tried again and again
+  start();
+  const std::vector<std::byte> block(
+      KvLayout{.layers = 1, .kv_heads = 1, .head_dim = 16}.block_bytes());
+  const TenantId alice("alice"), bob("bob");
+  for (std::size_t end = 16; end <= 64; end += 16) {
+    for (const auto& tenant : {alice, bob}) {
+      const KvPrefix prefix(tenant.get(), tenant, std::span(prompt).first(end));
+      EXPECT_TRUE(config_.tier->offer(prefix, block));
+    }
+  }
+  config_.tier->forget(alice);
+  EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", alice).bytes(), 0);
+  EXPECT_GT(ledger_.account(Component::prefix_cache, "fake@1", bob).bytes(), 0);
+  config_.tier->forget({});
+  EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", bob).bytes(), 0);
+  EXPECT_EQ(budget_->offered, 0U);
+}
+
 TEST_F(PrefixTierTest, WhatIsPurgedIsComputedAnew) {
   const auto prompt = make_prompt(300, 1);
   start();

@@ -34,6 +34,12 @@ class MemoryTier final : public KvTier {
     return true;
   }
 
+  void forget(const std::optional<TenantId>& tenant) override {
+    const std::lock_guard lock(mutex_);
+    forgotten_.push_back(tenant ? tenant->get() : "(all)");
+    blocks_.clear();
+  }
+
   std::unique_ptr<KvFetch> look_up(const KvPrefix& prefix, std::uint32_t first) override {
     const std::lock_guard lock(mutex_);
     ++lookups;
@@ -50,6 +56,10 @@ class MemoryTier final : public KvTier {
   std::size_t size() {
     const std::lock_guard lock(mutex_);
     return blocks_.size();
+  }
+  std::vector<std::string> forgotten() {
+    const std::lock_guard lock(mutex_);
+    return forgotten_;
   }
   void forget_all() {
     const std::lock_guard lock(mutex_);
@@ -113,6 +123,7 @@ class MemoryTier final : public KvTier {
 
   std::mutex mutex_;
   std::map<std::string, std::string> blocks_;
+  std::vector<std::string> forgotten_;
   std::vector<std::thread> threads_;  // started on the engine's thread
 };
 
