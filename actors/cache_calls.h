@@ -44,6 +44,7 @@ struct CacheAnswer {
   std::uint64_t purged_entries = 0;  // of a purge
   CacheReport report;                // of a look
 };
+CacheAnswer refusal(Error error);
 struct NodeCacheAnswer {
   std::string node;
   CacheAnswer answer;

@@ -358,10 +358,8 @@ struct LinkState {
     };
     self->request(config.node_actor, cache_call_patience, std::move(ask.call))
         .then(tell, [tell](const caf::error& error) {
-          CacheAnswer none;
-          none.error =
-              Error(ErrorCode::unavailable, "the node does not answer: " + caf::to_string(error));
-          tell(std::move(none));
+          tell(refusal(
+              Error(ErrorCode::unavailable, "the node does not answer: " + caf::to_string(error))));
         });
   }
   template <class Other>

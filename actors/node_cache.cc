@@ -24,12 +24,6 @@ bool is_untouched(const storage::CacheCounts& counts) {
           counts.refused_total | counts.dropped_total | counts.accepted_bytes_total) == 0;
 }
 
-CacheAnswer refusal(Error error) {
-  CacheAnswer answer;
-  answer.error = std::move(error);
-  return answer;
-}
-
 }  // namespace
 
 NodeCache::NodeCache(std::shared_ptr<storage::DiskCache> cache, const CacheSettings& settings)

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "actors/cache_policy.h"
 #include "schema/records.capnp.h"
 #include "storage/disk_cache.h"
 
@@ -198,21 +199,13 @@ Result<void> check(const RouterRecord& router) {
 
 namespace {
 
-// Of the cache on disk.
-constexpr std::uint64_t default_bytes = ~std::uint64_t{0};
-constexpr std::uint32_t default_ttl = ~std::uint32_t{0};
-
 void write(const cluster::Tenant& tenant, schema::TenantRecord::Builder out) {
   out.setName(reader(tenant.name));
   out.setTier(static_cast<schema::TenantRecord::Tier>(tenant.tier));
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
-  const auto& cache = tenant.cache;
-  out.setNoStore(cache.no_store);
-  out.setDiskCacheBytes(cache.bytes.value_or(default_bytes));
-  out.setPrefixTtlMs(cache.ttl_ms[0].value_or(default_ttl));
-  out.setEmbeddingTtlMs(cache.ttl_ms[1].value_or(default_ttl));
-  out.setTokensTtlMs(cache.ttl_ms[2].value_or(default_ttl));
+  out.setNoStore(tenant.cache.no_store);
+  write_cache_policy(tenant.cache, out);
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setSha256(reader(tenant.keys[i].sha256));
@@ -270,14 +263,8 @@ Result<cluster::Tenant> decode_tenant(std::string_view bytes) {
     }
     out.suspended = from.getSuspended();
     out.is_operator = from.getIsOperator();
+    out.cache = read_cache_policy(from);
     out.cache.no_store = from.getNoStore();
-    if (const auto bytes = from.getDiskCacheBytes(); bytes != default_bytes)
-      out.cache.bytes = bytes;
-    const std::uint32_t ttls[] = {from.getPrefixTtlMs(), from.getEmbeddingTtlMs(),
-                                  from.getTokensTtlMs()};
-    for (std::size_t i = 0; i < std::size(ttls); ++i) {
-      if (ttls[i] != default_ttl) out.cache.ttl_ms[i] = ttls[i];
-    }
     for (const auto key : from.getKeys()) {
       out.keys.push_back({text(key.getSha256()), key.getCreatedS(), key.getExpiresS()});
     }

@@ -428,10 +428,9 @@ struct RouterState {
   caf::result<CacheAnswer> ask_cache(const AskNodeCache& message) {
     const auto peer = peers.find(message.node);
     if (peer != peers.end()) return self->delegate(peer->second.actor, message.call);
-    CacheAnswer none;
-    none.error = Error(ErrorCode::unavailable, "node '" + message.node + "' is not here at present")
-                     .retry_after(1000);
-    return none;
+    return refusal(
+        Error(ErrorCode::unavailable, "node '" + message.node + "' is not here at present")
+            .retry_after(1000));
   }
 
   void set_model(const ModelEntry& entry) {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "actors/cache_messages.h"
+#include "actors/cache_policy.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
 #include "schema/cluster.capnp.h"
@@ -387,27 +388,6 @@ EmbedResult read(schema::EmbedResult::Reader in) {
   return out;
 }
 
-constexpr std::uint64_t default_bytes = ~std::uint64_t{0};
-constexpr std::uint32_t default_ttl = ~std::uint32_t{0};
-
-void write(const std::string& tenant, const cluster::CachePolicy& in,
-           schema::CachePolicy::Builder out) {
-  out.setTenant(text_of(tenant));
-  out.setBytes(in.bytes.value_or(default_bytes));
-  out.setPrefixTtlMs(in.ttl_ms[0].value_or(default_ttl));
-  out.setEmbeddingTtlMs(in.ttl_ms[1].value_or(default_ttl));
-  out.setTokensTtlMs(in.ttl_ms[2].value_or(default_ttl));
-}
-cluster::CachePolicy read(schema::CachePolicy::Reader in) {
-  cluster::CachePolicy out;
-  if (in.getBytes() != default_bytes) out.bytes = in.getBytes();
-  const std::uint32_t ttls[] = {in.getPrefixTtlMs(), in.getEmbeddingTtlMs(), in.getTokensTtlMs()};
-  for (std::size_t i = 0; i < std::size(ttls); ++i) {
-    if (ttls[i] != default_ttl) out.ttl_ms[i] = ttls[i];
-  }
-  return out;
-}
-
 void write(schema::AskCache::Builder out, const AskCache& in) {
   out.setId(in.id);
   auto what = out.initWhat();
@@ -474,7 +454,10 @@ struct Writer {
   void operator()(const SetCachePolicies& x) {
     auto policies = frame.initCachePolicies(static_cast<unsigned>(x.tenants.size()));
     unsigned i = 0;
-    for (const auto& [tenant, policy] : x.tenants) write(tenant, policy, policies[i++]);
+    for (const auto& [tenant, policy] : x.tenants) {
+      policies[i].setTenant(text_of(tenant));
+      write_cache_policy(policy, policies[i++]);
+    }
   }
   void operator()(const AskCache& x) { write(frame.initAskCache(), x); }
   void operator()(const TellCache& x) {
@@ -515,7 +498,7 @@ Result<Message> read(schema::Frame::Reader frame) {
     case schema::Frame::CACHE_POLICIES: {
       SetCachePolicies out;
       for (const auto policy : frame.getCachePolicies()) {
-        out.tenants[string_of(policy.getTenant())] = read(policy);
+        out.tenants[string_of(policy.getTenant())] = read_cache_policy(policy);
       }
       return Message(std::move(out));
     }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "actors/cache_messages.h"
+#include "actors/cache_policy.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
 
@@ -81,12 +82,8 @@ void write(const cluster::Tenant& tenant, schema::Tenant::Builder out) {
   write(tenant.quota, out.initQuota());
   out.setSuspended(tenant.suspended);
   out.setIsOperator(tenant.is_operator);
-  const auto& cache = tenant.cache;
-  out.setNoStore(cache.no_store);
-  if (cache.bytes) out.setDiskCacheBytes(*cache.bytes);
-  if (cache.ttl_ms[0]) out.setPrefixTtlMs(*cache.ttl_ms[0]);
-  if (cache.ttl_ms[1]) out.setEmbeddingTtlMs(*cache.ttl_ms[1]);
-  if (cache.ttl_ms[2]) out.setTokensTtlMs(*cache.ttl_ms[2]);
+  out.setNoStore(tenant.cache.no_store);
+  write_cache_policy(tenant.cache, out);
   auto keys = out.initKeys(tenant.keys.size());
   for (unsigned i = 0; i < tenant.keys.size(); ++i) {
     keys[i].setCreated(tenant.keys[i].created_s);
