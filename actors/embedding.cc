@@ -66,7 +66,8 @@ struct EmbedState {
     if (ended) return;
     result.charge.reset();
     if (result.error) return end(fail(std::move(*result.error)));
-    end(EmbedResponse{std::move(result.embeddings), usage.prompt_tokens});
+    usage.cached_tokens = result.cached_tokens;
+    end(EmbedResponse{std::move(result.embeddings), usage.prompt_tokens, usage.cached_tokens});
   }
 
   void cancel() {

@@ -123,6 +123,7 @@ struct EmbedRequest {
 struct EmbedResponse {
   std::vector<std::vector<float>> embeddings;
   std::uint32_t prompt_tokens = 0;
+  std::uint32_t cached_tokens = 0;  // of them, those of inputs that were not computed
 };
 // The limits are absent where no quota was asked.
 using EmbedCallback =

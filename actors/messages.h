@@ -107,6 +107,7 @@ struct EmbedResult {
   std::vector<std::vector<float>> embeddings;
   std::optional<Error> error;
   MessageCharge charge;
+  std::uint32_t cached_tokens = 0;  // of the inputs, those whose vectors were not computed
 };
 
 // A node says that it serves. A node that comes back has a higher epoch.
@@ -353,7 +354,7 @@ PLIMSOLL_INSPECT(NodeEvents, x.node, x.epoch, x.events)
 PLIMSOLL_INSPECT(StreamEvents, x.events)
 PLIMSOLL_INSPECT(RateLimits, x.requests, x.prompt_tokens, x.generated_tokens)
 PLIMSOLL_INSPECT(EmbedTokens, x.id, x.tenant, x.model, x.inputs, x.deadline_ms, x.no_store)
-PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error)
+PLIMSOLL_INSPECT(EmbedResult, x.id, x.embeddings, x.error, x.cached_tokens)
 PLIMSOLL_INSPECT(NodeUp, x.node, x.epoch, x.weight, x.models, x.address, x.version, x.cordoned)
 PLIMSOLL_INSPECT(ReplicaReport, x.model, x.version, x.error, x.placed)
 PLIMSOLL_INSPECT(NodeReport, x.node, x.epoch, x.models, x.replicas, x.draining, x.pressure,

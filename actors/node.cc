@@ -119,10 +119,11 @@ struct NodeState {
     } else {
       const RequestId id = request.id;
       const auto done = [inbox = config.inbox, account = queues,
-                         id](Result<std::vector<std::vector<float>>> result) {
+                         id](Result<EmbeddingOutcome> result) {
         EmbedResult out{id, {}, {}, {}};
         if (result) {
-          out.embeddings = std::move(*result);
+          out.embeddings = std::move(result->vectors);
+          out.cached_tokens = result->cached_tokens;
           std::uint64_t bytes = 0;
           for (const auto& row : out.embeddings) bytes += row.size() * sizeof(float);
           out.charge = std::make_shared<Charge>(*account, bytes);

@@ -355,6 +355,7 @@ struct RouterState {
     SequenceEvent event;
     event.id = result.id;
     if (result.error) event.error = *result.error;
+    event.usage.cached_tokens = result.cached_tokens;
     const auto progress = core->tokens(result.id.get(), {}, now());
     if (!progress) return;
     const auto owner = static_cast<Work&>(*progress->data).embed_owner;

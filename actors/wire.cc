@@ -376,6 +376,7 @@ void write(schema::EmbedResult::Builder out, const EmbedResult& in) {
   for (unsigned i = 0; i < rows.size(); ++i) {
     fill(rows.init(i, in.embeddings[i].size()), in.embeddings[i]);
   }
+  out.setCachedTokens(in.cached_tokens);
   if (in.error) write(*in.error, out.initError());
 }
 EmbedResult read(schema::EmbedResult::Reader in) {
@@ -384,6 +385,7 @@ EmbedResult read(schema::EmbedResult::Reader in) {
   for (const auto row : in.getEmbeddings()) {
     out.embeddings.push_back(numbers<decltype(row), float>(row));
   }
+  out.cached_tokens = in.getCachedTokens();
   if (in.hasError()) out.error = plimsoll::read(in.getError());
   return out;
 }

@@ -73,7 +73,8 @@ int embed(const std::string& model, std::vector<std::string> inputs,
     nlohmann::ordered_json json;
     json["model"] = name;
     json["embeddings"] = answer.vectors;
-    json["usage"] = {{"prompt_tokens", answer.prompt_tokens}};
+    json["usage"] = {{"prompt_tokens", answer.prompt_tokens},
+                     {"cached_tokens", answer.cached_tokens}};
     if (remote.format == OutputFormat::json) {
       fmt::print("{}\n", json.dump());
     } else {

@@ -249,6 +249,7 @@ Embeddings Client::embed(const std::string& model, const std::vector<std::string
         for (const float value : row) vector.push_back(value);
       }
       out.prompt_tokens = response.getPromptTokens();
+      out.cached_tokens = response.getCachedTokens();
     });
   });
   return out;

@@ -116,6 +116,7 @@ struct EmbedOptions {
 struct Embeddings {
   std::vector<std::vector<float>> vectors;  // one for each input, of length 1
   std::uint32_t prompt_tokens = 0;
+  std::uint32_t cached_tokens = 0;  // of them, those of inputs that were not computed
 };
 
 struct Model {

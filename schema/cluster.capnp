@@ -212,6 +212,8 @@ struct EmbedResult {
   run @1 :UInt64;
   embeddings @2 :List(List(Float32));
   error @3 :Error;
+  cachedTokens @4 :UInt32;
+  # Of the inputs, those whose vectors were not computed.
 }
 
 struct CachePolicy {

@@ -28,8 +28,9 @@ interface Inference {
   # Returns after the last `push` and `done`.
 
   embed @1 (model :Text, inputs :List(Text), noStore :Bool)
-      -> (embeddings :List(List(Float32)), promptTokens :UInt32, error :Error);
-  # noStore: as in GenerateRequest.
+      -> (embeddings :List(List(Float32)), promptTokens :UInt32, error :Error, cachedTokens :UInt32);
+  # noStore: as in GenerateRequest. cachedTokens: of promptTokens, those of inputs whose vectors were not
+  # computed.
 
   models @2 () -> (models :List(Model));
 }

@@ -311,7 +311,8 @@ std::string embeddings_json(const EmbedResponse& response, const std::string& mo
            (base64_ ? '"' + base64(little_endian(vector)) + '"' : number_list(vector)) + "}";
   }
   const Json usage{{"prompt_tokens", response.prompt_tokens},
-                   {"total_tokens", response.prompt_tokens}};
+                   {"total_tokens", response.prompt_tokens},
+                   {"prompt_tokens_details", {{"cached_tokens", response.cached_tokens}}}};
   return out + R"(],"model":)" + dump(model) + R"(,"usage":)" + dump(usage) + "}";
 }
 

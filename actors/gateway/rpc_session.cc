@@ -282,6 +282,7 @@ class InferenceServer final : public schema::Inference::Server {
             for (unsigned j = 0; j < vectors[i].size(); ++j) row.set(j, vectors[i][j]);
           }
           results.setPromptTokens(call->result->prompt_tokens);
+          results.setCachedTokens(call->result->cached_tokens);
         })
         .attach(kj::defer([call] {
           call->done = nullptr;

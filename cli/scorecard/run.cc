@@ -32,7 +32,9 @@ Outcome perform(client::Client& client, const RunOptions& options, const Job& jo
   out.late_s = std::max(0.0, seconds_between(job.due, begin));
   try {
     if (job.request.embed) {
-      out.prompt_tokens = client.embed(options.embedding_model.name, {job.text}).prompt_tokens;
+      const auto answer = client.embed(options.embedding_model.name, {job.text});
+      out.prompt_tokens = answer.prompt_tokens;
+      out.cached_tokens = answer.cached_tokens;
     } else {
       client::GenerateRequest request;
       request.model = options.model.name;

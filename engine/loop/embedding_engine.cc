@@ -32,6 +32,7 @@ struct Job {
   Charge charge;
   Clock::time_point submitted;
   Vectors vectors;                        // of each input; empty: none yet
+  std::uint32_t cached_tokens = 0;        // of inputs whose vectors came from the tier
   std::size_t next = 0;                   // the first input that has none
   std::size_t computed = 0;               // inputs
   std::unique_ptr<EmbeddingFetch> fetch;  // while vectors are waited for
@@ -382,8 +383,10 @@ void LoopEmbeddingEngine::take_fetched() {
       if (vectors[i].empty()) continue;
       const auto input = job.fetch->inputs()[i];
       job.vectors[input] = std::move(vectors[i]);
+      const auto tokens = static_cast<std::uint32_t>(job.request.inputs[input].size());
+      job.cached_tokens += tokens;
       ++counters_.cached_inputs_total;
-      counters_.cached_tokens_total += job.request.inputs[input].size();
+      counters_.cached_tokens_total += tokens;
     }
     job.fetch.reset();
     job.next = job.missing_from(0);
@@ -485,13 +488,13 @@ void LoopEmbeddingEngine::end(std::unique_ptr<Job> job, std::optional<Error> err
   }
   // Who hears the end may look at the ledger: what the request held is given back before.
   const auto callback = std::move(job->callback);
-  auto vectors = std::move(job->vectors);
+  EmbeddingOutcome outcome{std::move(job->vectors), job->cached_tokens};
   job.reset();
   try {
     if (error) {
       callback(fail(std::move(*error)));
     } else {
-      callback(std::move(vectors));
+      callback(std::move(outcome));
     }
   } catch (...) {
     // The listener's failure is its own: the loop serves others too.

@@ -38,9 +38,12 @@ struct EmbeddingRequest {
   bool no_store = false;  // what is computed for it goes to no tier
 };
 
-// One vector of ModelInfo::hidden numbers for each input, in order. Called once, on the engine's
-// thread, for every request that submit() accepted. Must not block.
-using EmbeddingCallback = std::function<void(Result<std::vector<std::vector<float>>>)>;
+struct EmbeddingOutcome {
+  std::vector<std::vector<float>> vectors;  // of ModelInfo::hidden numbers, for each input in order
+  std::uint32_t cached_tokens = 0;          // of the inputs whose vectors the tier had
+};
+// Called once, on the engine's thread, for every request that submit() accepted. Must not block.
+using EmbeddingCallback = std::function<void(Result<EmbeddingOutcome>)>;
 
 struct EmbeddingStats {
   std::uint32_t waiting = 0;  // requests of which no input has been computed

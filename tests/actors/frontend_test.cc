@@ -385,6 +385,22 @@ TEST(Frontend, Authenticates) {
   EXPECT_EQ(local.frontend->authenticate("sk-whatever")->tenant.get(), "local");
 }
 
+TEST(Frontend, WhatOfInputsWasNotComputedIsSaidAndCounted) {
+  House house({.embedding_cached_tokens = 3});
+  EmbedRequest request;
+  request.model = "e";
+  request.inputs = {std::string("abc"), std::vector<TokenId>{7, 8}};
+  const auto made = house.embed(request);
+  ASSERT_TRUE(made) << to_string(made.error());
+  EXPECT_EQ(made->prompt_tokens, 5U);
+  EXPECT_EQ(made->cached_tokens, 3U);
+  cluster::Usage used;
+  ASSERT_TRUE(call_router(house.router,
+                          [&](auto& router, auto, auto&) { used = router.take_usage()["local"]; }));
+  EXPECT_EQ(used.prompt_tokens, 5U);
+  EXPECT_EQ(used.cached_tokens, 3U);
+}
+
 TEST(Frontend, Embeds) {
   House house;
   EmbedRequest request;

@@ -28,10 +28,11 @@ class CountingEmbedder final : public EmbeddingEngine {
       held_.emplace(request.id, std::move(callback));
       return {};
     }
-    std::vector<std::vector<float>> out;
+    EmbeddingOutcome out;
     for (const auto& input : request.inputs) {
-      out.push_back({static_cast<float>(input.size()), static_cast<float>(input[0])});
+      out.vectors.push_back({static_cast<float>(input.size()), static_cast<float>(input[0])});
     }
+    out.cached_tokens = cached_tokens;
     callback(std::move(out));
     return {};
   }
@@ -47,6 +48,7 @@ class CountingEmbedder final : public EmbeddingEngine {
   const ModelInfo& model() const override { return info_; }
 
   bool hold = false;
+  std::uint32_t cached_tokens = 0;  // that it says of each request
 
  private:
   std::map<RequestId, EmbeddingCallback> held_;  // used by the node's actor only
@@ -64,7 +66,8 @@ struct HouseOptions {
   std::uint64_t most_bytes = 16_MiB;  // of one tenant
   std::chrono::milliseconds deadline{20'000};
   bool hold_embeddings = false;
-  bool park = false;  // sequences that no node can take
+  std::uint32_t embedding_cached_tokens = 0;  // that engines say of each request
+  bool park = false;                          // sequences that no node can take
   // Before a node loads what LoadModel asks for, an echo engine, on the loader's thread: why it
   // fails, if it does.
   std::function<std::optional<Error>(const std::string& node, const LoadModel&)> on_load{};
@@ -137,6 +140,7 @@ struct House {
     auto engine = std::make_unique<EchoEngine>(make_engine_sink(inbox, ledger), options.step);
     auto embedder = std::make_unique<CountingEmbedder>();
     embedder->hold = options.hold_embeddings;
+    embedder->cached_tokens = options.embedding_cached_tokens;
     engines.push_back(engine.get());
     NodeConfig config;
     config.name = name;

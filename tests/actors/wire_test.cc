@@ -254,7 +254,9 @@ TEST(Wire, TheRest) {
   EmbedResult result;
   result.id = RequestId(4);
   result.embeddings = {{0.5F, -0.5F}};
+  result.cached_tokens = 9;
   EXPECT_EQ(through(result).embeddings, result.embeddings);
+  EXPECT_EQ(through(result).cached_tokens, 9U);
   EXPECT_FALSE(through(result).error);
 }
 

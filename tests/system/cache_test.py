@@ -54,12 +54,13 @@ class Served:
         return text, first, cached
 
     def embed(self, texts):
-        """The vectors as base64: bit for bit."""
+        """The vectors as base64, bit for bit, and what it says was used."""
         body = {"model": EMBED, "input": texts, "encoding_format": "base64"}
         request = urllib.request.Request(f"{self.server.url}/v1/embeddings", json.dumps(body).encode(),
                                          {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return [item["embedding"] for item in json.load(answer)["data"]]
+            answer = json.load(answer)
+        return [item["embedding"] for item in answer["data"]], answer["usage"]
 
     def metric(self, name, **labels):
         with urllib.request.urlopen(f"{self.server.url}/metrics") as page:
@@ -338,16 +339,25 @@ def test_vectors_survive_a_restart_bit_for_bit(tmp_path):
     need_models(EMBED)
     texts = [prompt_of(seed, 20 + 10 * seed) for seed in range(12)]
     with Served(tmp_path, models=(EMBED,)) as served:
-        vectors = served.embed(texts)
+        vectors, usage = served.embed(texts)
         assert len(set(vectors)) == len(texts)
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 0
         assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="hit") == 0
     with Served(tmp_path, models=(EMBED,)) as served:
         other = prompt_of(99, 30)
-        again = served.embed([*texts[:6], other, *texts[6:]])
+        again, more = served.embed([*texts[:6], other, *texts[6:]])
         assert again[:6] + again[7:] == vectors
+        cached = more["prompt_tokens_details"]["cached_tokens"]
+        assert 0 < cached == usage["prompt_tokens"] < more["prompt_tokens"]
         assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="hit") == len(texts)
         assert served.metric("plimsoll_cache_lookups_total", kind="embedding", result="miss") == 1
-        assert served.embed([other]) == [again[6]]
+        assert served.embed([other])[0] == [again[6]]
+        # What was not computed is not charged for as if it had been.
+        usages = json.loads(served.server.cli("tenant", "usage", "-o", "json", split=True).stdout)
+        (used,) = (row for row in usages if row["tenant"] == "local")
+        assert cached <= used["cached_tokens"] < used["prompt_tokens"]
+        shown = json.loads(served.server.cli("embed", *texts, "-o", "json").stdout)["usage"]
+        assert 0 < shown["cached_tokens"] <= shown["prompt_tokens"] == usage["prompt_tokens"]
 
 
 def test_a_long_text_is_tokenized_once(tmp_path):

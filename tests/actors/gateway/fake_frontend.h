@@ -87,6 +87,7 @@ class FakeFrontend final : public Frontend {
       response.embeddings.push_back({1.0F, static_cast<float>(i)});
     }
     response.prompt_tokens = static_cast<std::uint32_t>(request.inputs.size());
+    response.cached_tokens = response.prompt_tokens - 1;
     callback(std::move(response), limits);
     return [] {};
   }

@@ -146,12 +146,14 @@ TEST(OpenAiResponse, Embeddings) {
   EmbedResponse response;
   response.embeddings = {{1.0F, -0.5F}, {0.1F}};
   response.prompt_tokens = 4;
+  response.cached_tokens = 3;
   const Json plain = Json::parse(embeddings_json(response, "m", false));
   EXPECT_EQ(plain["object"], "list");
   EXPECT_EQ(plain["data"][0]["embedding"], Json::array({1.0, -0.5}));
   EXPECT_EQ(plain["data"][1]["index"], 1);
   EXPECT_EQ(plain["data"][1]["embedding"][0].get<float>(), 0.1F);  // the shortest text is exact
-  EXPECT_EQ(plain["usage"]["total_tokens"], 4);
+  EXPECT_EQ(plain["usage"], Json::parse(R"({"prompt_tokens":4,"total_tokens":4,
+                                            "prompt_tokens_details":{"cached_tokens":3}})"));
   const Json packed = Json::parse(embeddings_json(response, "m", true));
   // base64.b64encode(struct.pack("<2f", 1.0, -0.5)), and of 0.1
   EXPECT_EQ(packed["data"][0]["embedding"], "AACAPwAAAL8=");

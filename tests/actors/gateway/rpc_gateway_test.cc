@@ -163,6 +163,8 @@ TEST_F(RpcGatewayTest, Embeds) {
   const auto answer = client.embed("fake", {"a", "b"});
   ASSERT_EQ(answer.vectors.size(), 2U);
   EXPECT_EQ(answer.vectors[1], (std::vector<float>{1.0F, 1.0F}));
+  EXPECT_EQ(answer.prompt_tokens, 2U);
+  EXPECT_EQ(answer.cached_tokens, 1U);
 }
 
 TEST_F(RpcGatewayTest, WhatShallNotBeStoredSaysSo) {

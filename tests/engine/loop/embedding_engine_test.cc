@@ -17,7 +17,6 @@
 namespace plimsoll::testing {
 namespace {
 
-using Vectors = std::vector<std::vector<float>>;
 using Batch = std::span<const std::span<const TokenId>>;
 
 // Lets the engine's thread into its steps one at a time, or freely.
@@ -95,14 +94,14 @@ class EmbeddingEngineTest : public ::testing::Test {
     }
     return request;
   }
-  std::future<Result<Vectors>> submit(EmbeddingRequest request) {
-    auto promise = std::make_shared<std::promise<Result<Vectors>>>();
-    const auto accepted = engine_->submit(std::move(request),
-                                          [promise](Result<Vectors> r) { promise->set_value(r); });
+  std::future<Result<EmbeddingOutcome>> submit(EmbeddingRequest request) {
+    auto promise = std::make_shared<std::promise<Result<EmbeddingOutcome>>>();
+    const auto accepted = engine_->submit(
+        std::move(request), [promise](Result<EmbeddingOutcome> r) { promise->set_value(r); });
     EXPECT_TRUE(accepted) << to_string(accepted.error());
     return promise->get_future();
   }
-  static Error error_of(std::future<Result<Vectors>>& future) {
+  static Error error_of(std::future<Result<EmbeddingOutcome>>& future) {
     const auto result = future.get();
     EXPECT_FALSE(result);
     return result ? Error() : result.error();
@@ -127,9 +126,9 @@ TEST_F(EmbeddingEngineTest, GivesAVectorForEachInputInOrder) {
   auto future = submit(asked);
   const auto result = future.get();
   ASSERT_TRUE(result);
-  ASSERT_EQ(result->size(), 11U);
+  ASSERT_EQ(result->vectors.size(), 11U);
   for (std::size_t i = 0; i < 11; ++i) {
-    EXPECT_EQ((*result)[i], FakeEmbeddingModel::vector_of(asked.inputs[i], 8));
+    EXPECT_EQ(result->vectors[i], FakeEmbeddingModel::vector_of(asked.inputs[i], 8));
   }
 }
 
@@ -277,7 +276,7 @@ TEST_F(EmbeddingEngineTest, RandomUseGivesEveryoneTheirOwnAndLeavesNothing) {
   start();
   gate_.open();
   const char* tenants[] = {"alice", "bob", "carol"};
-  std::vector<std::pair<EmbeddingRequest, std::future<Result<Vectors>>>> all;
+  std::vector<std::pair<EmbeddingRequest, std::future<Result<EmbeddingOutcome>>>> all;
   for (std::uint64_t id = 1; id <= 150; ++id) {
     auto asked = request(id, 1 + below(10), 1 + below(40), static_cast<TokenId>(below(50)),
                          tenants[below(3)]);
@@ -293,9 +292,9 @@ TEST_F(EmbeddingEngineTest, RandomUseGivesEveryoneTheirOwnAndLeavesNothing) {
       ++cancelled;
       continue;
     }
-    ASSERT_EQ(result->size(), asked.inputs.size());
-    for (std::size_t i = 0; i < result->size(); ++i) {
-      EXPECT_EQ((*result)[i], FakeEmbeddingModel::vector_of(asked.inputs[i], 8));
+    ASSERT_EQ(result->vectors.size(), asked.inputs.size());
+    for (std::size_t i = 0; i < result->vectors.size(); ++i) {
+      EXPECT_EQ(result->vectors[i], FakeEmbeddingModel::vector_of(asked.inputs[i], 8));
     }
   }
   EXPECT_LT(cancelled, 40U);

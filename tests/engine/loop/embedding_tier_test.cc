@@ -125,25 +125,28 @@ class EmbeddingTierTest : public ::testing::Test {
     for (const LedgerRow& row : ledger_.snapshot()) EXPECT_EQ(row.bytes, 0);
   }
 
-  std::future<Result<Vectors>> submit(std::vector<Tokens> inputs, const char* tenant = "alice",
-                                      bool no_store = false) {
+  std::future<Result<EmbeddingOutcome>> submit(std::vector<Tokens> inputs,
+                                               const char* tenant = "alice",
+                                               bool no_store = false) {
     EmbeddingRequest request{
         RequestId{++last_id_}, TenantId{tenant}, std::move(inputs), {}, no_store};
-    auto promise = std::make_shared<std::promise<Result<Vectors>>>();
-    EXPECT_TRUE(engine_->submit(
-        std::move(request), [promise](Result<Vectors> r) { promise->set_value(std::move(r)); }));
+    auto promise = std::make_shared<std::promise<Result<EmbeddingOutcome>>>();
+    EXPECT_TRUE(engine_->submit(std::move(request), [promise](Result<EmbeddingOutcome> r) {
+      promise->set_value(std::move(r));
+    }));
     return promise->get_future();
   }
   // Each input's vector is its own, whoever made it.
   void embed(const std::vector<Tokens>& inputs, const char* tenant = "alice") {
     expect(submit(inputs, tenant), inputs);
   }
-  static void expect(std::future<Result<Vectors>> future, const std::vector<Tokens>& inputs) {
+  static void expect(std::future<Result<EmbeddingOutcome>> future,
+                     const std::vector<Tokens>& inputs) {
     const auto result = future.get();
     ASSERT_TRUE(result) << to_string(result.error());
-    ASSERT_EQ(result->size(), inputs.size());
+    ASSERT_EQ(result->vectors.size(), inputs.size());
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      EXPECT_EQ((*result)[i], FakeEmbeddingModel::vector_of(inputs[i], 8));
+      EXPECT_EQ(result->vectors[i], FakeEmbeddingModel::vector_of(inputs[i], 8));
     }
   }
   std::vector<Tokens> computed() {
@@ -181,8 +184,9 @@ TEST_F(EmbeddingTierTest, OnlyWhatIsMissingIsComputed) {
   EXPECT_THAT(computed(), ElementsAre(b_, d_));
   embed({a_, b_, c_, d_, a_});
   EXPECT_THAT(computed(), ElementsAre(a_, c_, a_));
-  embed({a_, b_, c_, d_});
+  EXPECT_EQ(submit({a_, b_, c_, d_}).get()->cached_tokens, 10U);
   EXPECT_THAT(computed(), IsEmpty());
+  EXPECT_EQ(submit({{11}, c_}).get()->cached_tokens, 1U) << "not what is computed";
   // The counters follow the answer.
   for (int i = 0; i < 5000 && engine_->stats().finished_total < 3; ++i) {
     std::this_thread::sleep_for(1ms);
