@@ -13,6 +13,7 @@
 #include <caf/all.hpp>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -200,9 +201,15 @@ struct LoadAttempt {
   std::atomic<bool> wanted{true};
 };
 using LoadAttemptPtr = std::shared_ptr<LoadAttempt>;
-// From a node to its loader: an engine to end.
+// From a node to its loader: an engine to end; `ended` hears of it.
 struct RetireEngine {
   std::shared_ptr<ServedEngine> engine;
+  std::shared_ptr<std::promise<void>> ended;
+};
+// From a node to its clerk: a purge, and what has to be over before.
+struct PurgeCache {
+  storage::CachePurge what;
+  std::vector<std::shared_future<void>> after;
 };
 // From the loader to its node.
 struct EngineLoaded {
@@ -221,6 +228,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::CacheCall)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::CacheAnswer)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::LoadAttemptPtr)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::RetireEngine)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::PurgeCache)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(plimsoll::EngineLoaded)
 namespace plimsoll {
 
@@ -282,7 +290,7 @@ using RouterActor = NodeListener::extend<
 // Loads a node's models and ends its engines, one after the other and in order.
 using LoaderActor = caf::typed_actor<caf::reacts_to<LoadAttemptPtr>, caf::reacts_to<RetireEngine>>;
 // Does what a node's cache on disk takes time for.
-using CacheClerk = caf::typed_actor<caf::replies_to<CacheCall>::with<CacheAnswer>>;
+using CacheClerk = caf::typed_actor<caf::replies_to<PurgeCache>::with<CacheAnswer>>;
 using RegistryActor = caf::typed_actor<caf::reacts_to<ModelEntry>>;
 
 // ---- how each is written

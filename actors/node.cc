@@ -44,7 +44,8 @@ struct NodeState {
     std::string error;
   };
   std::map<std::string, Loading> loading;
-  SetPressure pressure;  // as the governor last said
+  std::vector<std::shared_future<void>> retiring;  // engines that the loader is to end
+  SetPressure pressure;                            // as the governor last said
   bool draining = false;
 
   // What is in an engine now, and who asked for it.
@@ -246,7 +247,7 @@ struct NodeState {
   void loaded(EngineLoaded& message) {
     const auto& model = message.attempt->request.name;
     if (!message.attempt->wanted) {  // it was unloaded meanwhile
-      return self->send(loader, RetireEngine{std::move(message.engine)});
+      return retire(std::move(message.engine));
     }
     if (message.engine) {
       spdlog::info("event=model_loaded model={} version={}", model, message.engine->version);
@@ -292,8 +293,7 @@ struct NodeState {
       }
       held.erase(here);
     }
-    // Its thread is joined elsewhere: a step may take a while.
-    self->send(loader, RetireEngine{std::make_shared<ServedEngine>(std::move(*it))});
+    retire(std::make_shared<ServedEngine>(std::move(*it)));
     config.engines.erase(it);
     spdlog::info("event=model_unloaded model={}", model);
     report();  // first, so that nothing comes back
@@ -324,14 +324,40 @@ struct NodeState {
 
   caf::result<CacheAnswer> ask_cache(const CacheCall& call) {
     if (config.cache == nullptr) {
-      CacheAnswer none;
-      none.error = Error(ErrorCode::failed_precondition,
-                         "node '" + config.name +
-                             "' has no cache on disk: its configuration names no cache.directory");
-      return none;
+      return refusal(
+          Error(ErrorCode::failed_precondition,
+                "node '" + config.name +
+                    "' has no cache on disk: its configuration names no cache.directory"));
     }
-    if (std::holds_alternative<storage::CachePurge>(call)) return self->delegate(clerk, call);
-    return config.cache->answer(call);
+    const auto* purge = std::get_if<storage::CachePurge>(&call);
+    if (purge == nullptr) return config.cache->answer(call);
+    return self->delegate(clerk, PurgeCache{*purge, forget(*purge)});
+  }
+
+  // What engines hold in memory is on no disk yet, and shall not come there after the purge. By age
+  // only the disk is purged: memory does not know when a block was computed.
+  std::vector<std::shared_future<void>> forget(const storage::CachePurge& what) {
+    std::vector<std::shared_future<void>> done;
+    if (what.kind.value_or(storage::CacheKind::prefix) != storage::CacheKind::prefix ||
+        what.older_than > std::chrono::milliseconds::zero()) {
+      return done;
+    }
+    for (const auto& served : config.engines) {
+      if (served.engine) done.push_back(served.engine->forget(what.tenant).share());
+    }
+    // These store what they hold when they end.
+    done.insert(done.end(), retiring.begin(), retiring.end());
+    return done;
+  }
+
+  // Its thread is joined elsewhere: a step may take a while.
+  void retire(std::shared_ptr<ServedEngine> engine) {
+    std::erase_if(retiring, [](const auto& each) {
+      return each.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    });
+    auto ended = std::make_shared<std::promise<void>>();
+    retiring.push_back(ended->get_future().share());
+    self->send(loader, RetireEngine{std::move(engine), std::move(ended)});
   }
 
   void beat() {
@@ -358,13 +384,16 @@ LoaderActor::behavior_type loader(
         }
         self->send(node, std::move(loaded));
       },
-      [](RetireEngine& retired) { retired.engine.reset(); },
+      [](RetireEngine& retired) {
+        retired.engine.reset();
+        retired.ended->set_value();
+      },
   };
 }
 
 CacheClerk::behavior_type cache_clerk(CacheClerk::pointer,
                                       const std::shared_ptr<NodeCache>& cache) {
-  return {[=](const CacheCall& call) { return cache->answer(call); }};
+  return {[=](const PurgeCache& order) { return cache->purge(order.what, order.after); }};
 }
 
 NodeActor::behavior_type node(NodeState::Self self, const std::shared_ptr<NodeConfig>& config) {

@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 namespace plimsoll {
@@ -61,8 +63,25 @@ CacheAnswer NodeCache::run(const LookAtCache&) {
   return answer;
 }
 
-CacheAnswer NodeCache::run(const storage::CachePurge& what) {
-  const auto purged = cache_->purge(what, purge_deadline);
+CacheAnswer NodeCache::run(const storage::CachePurge& what) { return purge(what, {}); }
+
+CacheAnswer NodeCache::purge(const storage::CachePurge& what,
+                             const std::vector<std::shared_future<void>>& after,
+                             milliseconds deadline) {
+  using Clock = std::chrono::steady_clock;
+  const auto until = Clock::now() + deadline;
+  for (const auto& each : after) {
+    if (each.wait_until(until) == std::future_status::ready) continue;
+    return refusal(
+        Error(ErrorCode::deadline_exceeded,
+              "an engine of this node has not given up what it holds in memory in " +
+                  std::to_string(deadline.count()) +
+                  " ms: nothing was removed from the disk; purge again when no model is being "
+                  "loaded or unloaded")
+            .retry_after(1000));
+  }
+  const auto left = std::chrono::duration_cast<milliseconds>(until - Clock::now());
+  const auto purged = cache_->purge(what, std::max(left, milliseconds(0)));
   if (!purged) return refusal(purged.error());
   CacheAnswer answer;
   answer.purged_entries = *purged;

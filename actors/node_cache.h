@@ -7,9 +7,11 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "actors/cache_calls.h"
 #include "actors/server_config.h"
@@ -23,6 +25,11 @@ class NodeCache {
 
   // Waits for the disk where it is a purge, for purge_deadline at most; no other call does.
   CacheAnswer answer(const CacheCall& call);
+  // The same, of what there is when `after` is over. Errors, before anything is removed:
+  // deadline_exceeded (it is not).
+  CacheAnswer purge(const storage::CachePurge& what,
+                    const std::vector<std::shared_future<void>>& after,
+                    std::chrono::milliseconds deadline = purge_deadline);
   // All that are known from now on; who is not among them has what the node is configured with.
   void set_policies(const CachePolicies& policies);
 

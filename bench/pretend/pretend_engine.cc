@@ -81,6 +81,11 @@ class PretendEngine final : public Engine {
     wake();
   }
   void set_pressure(PressureOrder) override {}
+  std::future<void> forget(std::optional<TenantId>) override {
+    std::promise<void> done;  // there is no tier
+    done.set_value();
+    return done.get_future();
+  }
   void drain(std::chrono::steady_clock::time_point deadline) override {
     const std::lock_guard lock(mutex_);
     drain_ = deadline;

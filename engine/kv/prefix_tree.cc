@@ -202,6 +202,16 @@ std::uint32_t PrefixTree::evictable() const {
   return count;
 }
 
+void PrefixTree::forget(const std::optional<TenantId>& tenant) {
+  for (auto& [id, owner] : tenants_) {
+    if (tenant && id != *tenant) continue;
+    for (Index index = owner.oldest; index != none; index = nodes_[index].own_newer) {
+      nodes_[index].origin = BlockOrigin::unstored;
+    }
+    evict_from(owner, owner.stats.blocks);
+  }
+}
+
 void PrefixTree::set_limit(std::uint32_t blocks, Dropped* dropped) {
   limit_ = blocks;
   if (size() <= limit_) return;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -86,6 +87,10 @@ class PrefixTree {
   std::uint32_t evict(std::uint32_t count);
   // How many evict() could drop.
   std::uint32_t evictable() const;
+
+  // Drops the blocks that a tenant, or all, put in and that only the tree refers to. None of its
+  // blocks is told of when it leaves, now or later, unless it is inserted again.
+  void forget(const std::optional<TenantId>& tenant);
 
   // From now on at most this many blocks; drops what is over it, as far as no sequence uses it: of
   // the tenants that have more than an equal part of the limit first, the largest before the

@@ -82,6 +82,7 @@ class LoopEngine final : public Engine {
   void cancel(RequestId id) override;
   void add_credit(RequestId id, std::uint32_t tokens) override;
   void set_pressure(PressureOrder order) override;
+  std::future<void> forget(std::optional<TenantId> tenant) override;
   void drain(Clock::time_point deadline) override;
   bool idle() const override { return unfinished_.load() == 0; }
   EngineStats stats() const override {
@@ -116,6 +117,7 @@ class LoopEngine final : public Engine {
   void start_life(std::unique_ptr<Sequence> sequence);
   Tenant& tenant_of(const TenantId& id);
   void apply_pressure(const PressureOrder& order);
+  void apply_forget(const std::optional<TenantId>& tenant);
   void shed(const PressureOrder& order, std::uint64_t bytes);
   void report(Shed::Kind kind, const TenantId& tenant, std::uint32_t count, std::uint64_t bytes,
               const std::string& cause) const;
@@ -155,6 +157,11 @@ class LoopEngine final : public Engine {
   std::condition_variable condition_;
   std::uint64_t mail_ = 0;  // counts what the loop has to look at
   std::vector<std::unique_ptr<Sequence>> inbox_;
+  struct Forget {
+    std::optional<TenantId> tenant;
+    std::promise<void> done;
+  };
+  std::vector<Forget> forgets_;
   std::unordered_map<RequestId, Sequence*> by_id_;
   std::unordered_map<TenantId, Load> loads_;
   StepCost cost_;  // as last learnt
@@ -352,6 +359,14 @@ void LoopEngine::set_pressure(PressureOrder order) {
   if (news) wake();
 }
 
+std::future<void> LoopEngine::forget(std::optional<TenantId> tenant) {
+  const std::lock_guard lock(mutex_);
+  auto& forget = forgets_.emplace_back();
+  forget.tenant = std::move(tenant);
+  wake();
+  return forget.done.get_future();
+}
+
 void LoopEngine::drain(Clock::time_point deadline) {
   const std::lock_guard lock(mutex_);
   drain_deadline_ = deadline;
@@ -392,12 +407,14 @@ void LoopEngine::run() {
 // Whether the engine is to end.
 bool LoopEngine::take_mail() {
   std::vector<std::unique_ptr<Sequence>> arrived;
+  std::vector<Forget> forgets;
   std::optional<PressureOrder> order;
   {
     const std::lock_guard lock(mutex_);
     if (mail_ == mail_seen_) return ending_;
     mail_seen_ = mail_;
     arrived.swap(inbox_);
+    forgets.swap(forgets_);
     if (order_.level != applied_ || order_.excess_bytes > 0) {
       order = order_;
       // Freed once: what was asked for before the last was freed, counted that in.
@@ -408,6 +425,10 @@ bool LoopEngine::take_mail() {
     ending_ = stopping_;
   }
   for (auto& sequence : arrived) start_life(std::move(sequence));
+  for (auto& forget : forgets) {
+    apply_forget(forget.tenant);
+    forget.done.set_value();
+  }
   if (order) apply_pressure(*order);
   return ending_;
 }
@@ -497,6 +518,17 @@ void LoopEngine::apply_pressure(const PressureOrder& order) {
   const std::uint64_t freed = pool_.trim();
   if (freed > 0) report(Shed::Kind::trim, shared_tenant, 1, freed, order.cause);
   if (order.excess_bytes > freed) shed(order, order.excess_bytes - freed);
+}
+
+// Sequences have blocks that the tree does not know yet, or has forgotten; what is on its way to
+// them from the tier comes from where it is being removed.
+void LoopEngine::apply_forget(const std::optional<TenantId>& tenant) {
+  for (const auto& sequence : sequences_) {
+    if (tenant && sequence->request.tenant != *tenant) continue;
+    sequence->request.no_store = true;
+    sequence->fetch.reset();
+  }
+  restore_.forget(tenant);
 }
 
 // Takes blocks from running sequences: from the tenant that is furthest over its share. Where

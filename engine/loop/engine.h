@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -151,6 +152,10 @@ class Engine {
   virtual void cancel(RequestId id) = 0;  // within one step; emits FinishReason::cancelled
   virtual void add_credit(RequestId id, std::uint32_t tokens) = 0;
   virtual void set_pressure(PressureOrder order) = 0;
+  // Drops the prefixes of a tenant, or of all, that no sequence uses, and offers none of them to
+  // the tier. What runs or waits goes on as if it had been submitted with no_store. Ready once it
+  // is done: within one step.
+  virtual std::future<void> forget(std::optional<TenantId> tenant) = 0;
   // Accepts nothing new; what runs may finish until the deadline, then ends with `unavailable`.
   virtual void drain(std::chrono::steady_clock::time_point deadline) = 0;
   virtual bool idle() const = 0;

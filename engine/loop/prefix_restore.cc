@@ -96,6 +96,11 @@ void PrefixRestore::put_into_tree(Sequence& sequence, std::uint32_t tenant_block
   for (const BlockId block : blocks) pool_.release(block);
 }
 
+void PrefixRestore::forget(const std::optional<TenantId>& tenant) {
+  tree_.forget(tenant);
+  if (tier_ != nullptr) tier_->forget(tenant);
+}
+
 void PrefixRestore::offer_all(Clock::time_point deadline) {
   if (tier_ == nullptr || !may_offer_) return;
   tree_.for_each_newest([&](const KvPrefix& prefix, BlockId block) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/batching/step_cost.h"
@@ -40,6 +41,10 @@ class PrefixRestore {
   // tree, as far as `make_room`, which says whether the pool may give one block more, allows.
   bool waits(Sequence& sequence, Clock::time_point now, std::uint32_t tenant_blocks,
              const std::function<bool()>& make_room);
+
+  // What was computed for a tenant, or for all, before this gets to no tier: not from the tree, nor
+  // from what was offered already.
+  void forget(const std::optional<TenantId>& tenant);
 
   // Offers all that the tree holds, what was used last first, and waits for room until the
   // deadline.

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
+#include <thread>
+
 #include "actors/registry.h"
 #include "actors/secrets.h"
 #include "tests/actors/fake_disk_cache.h"
@@ -164,9 +167,13 @@ TEST(ClusterAdministration, ChangesOfATenantCountAtOnce) {
 }
 
 struct CachingHouse {
-  static testing::HouseOptions options(
-      std::vector<std::shared_ptr<testing::FakeDiskCache>>& caches) {
+  using OnLoad = decltype(testing::HouseOptions::on_load);
+  explicit CachingHouse(OnLoad on_load = {}) : house(options(caches, std::move(on_load))) {}
+
+  static testing::HouseOptions options(std::vector<std::shared_ptr<testing::FakeDiskCache>>& caches,
+                                       OnLoad on_load) {
     testing::HouseOptions options;
+    options.on_load = std::move(on_load);
     options.nodes = 2;
     options.make_cache = [&caches] {
       caches.push_back(std::make_shared<testing::FakeDiskCache>());
@@ -175,7 +182,7 @@ struct CachingHouse {
     return options;
   }
   std::vector<std::shared_ptr<testing::FakeDiskCache>> caches;
-  House house{options(caches)};
+  House house;
 };
 
 TEST(ClusterAdministration, TheCachesOfAllNodesOrOfOneAreAsked) {
@@ -200,6 +207,50 @@ TEST(ClusterAdministration, TheCachesOfAllNodesOrOfOneAreAsked) {
       << "nobody knows the tenant, and it had entries";
   EXPECT_EQ(op.calls->ask_caches(storage::CachePurge{TenantId("nobody")}, "").error().code,
             ErrorCode::not_found);
+}
+
+TEST(ClusterAdministration, APurgeOfPrefixesWaitsUntilEnginesHaveForgotten) {
+  CachingHouse caching;
+  Operator op(caching.house);
+  auto& engine = *caching.house.engines[0];
+  engine.forgets = false;
+  const auto purge = [&](const storage::CachePurge& what) {
+    const auto answers = op.calls->ask_caches(what, "node-0");
+    return answers ? answers->at(0).answer.purged_entries : 0;
+  };
+  const TenantId local("local");
+  auto purged = std::async(std::launch::async, [&] { return purge({local, {}, {}}); });
+  while (engine.forgotten().empty()) std::this_thread::yield();
+  EXPECT_TRUE(caching.caches[0]->asked().empty());
+  engine.have_forgotten();
+  EXPECT_EQ(purged.get(), 7U);
+  EXPECT_EQ(caching.caches[0]->asked().size(), 1U);
+  EXPECT_EQ(engine.forgotten(), std::vector<std::string>{"local"});
+  // These are of the disk alone.
+  EXPECT_EQ(purge({local, storage::CacheKind::tokens, {}}), 7U);
+  EXPECT_EQ(purge({local, {}, std::chrono::hours(1)}), 7U);
+  EXPECT_EQ(engine.forgotten().size(), 1U);
+  engine.forgets = true;
+  EXPECT_EQ(purge({{}, storage::CacheKind::prefix, {}}), 7U);
+  EXPECT_EQ(engine.forgotten().back(), "(all)");
+}
+
+TEST(ClusterAdministration, APurgeWaitsForTheEndOfAModelThatIsBeingUnloaded) {
+  std::promise<void> gate;
+  CachingHouse caching([open = gate.get_future().share()](const auto&, const auto&) {
+    open.wait();
+    return std::optional<Error>();
+  });
+  Operator op(caching.house);
+  caf::anon_send(caching.house.nodes[0], LoadModel{"slow", "", ""});  // goes before the unloading
+  caf::anon_send(caching.house.nodes[0], UnloadModel{"m"});
+  auto purged = std::async(std::launch::async, [&] {
+    return op.calls->ask_caches(storage::CachePurge{TenantId("local")}, "node-0");
+  });
+  EXPECT_EQ(purged.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  EXPECT_TRUE(caching.caches[0]->asked().empty());
+  gate.set_value();
+  EXPECT_EQ(purged.get()->at(0).answer.purged_entries, 7U);
 }
 
 TEST(ClusterAdministration, WhereThereIsNoCacheItSaysSo) {

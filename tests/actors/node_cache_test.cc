@@ -83,6 +83,19 @@ TEST_F(NodeCacheTest, PurgesAndSaysWhyItCannot) {
   EXPECT_EQ(failed.error->code, ErrorCode::deadline_exceeded);
 }
 
+TEST_F(NodeCacheTest, APurgeWaitsForWhatHasToBeOverBefore) {
+  std::promise<void> over;
+  const auto gone = std::promise<void>().get_future().share();  // whoever would say so has ended
+  const std::vector after{gone, over.get_future().share()};
+  const storage::CachePurge what{TenantId("acme"), {}, 0ms};
+  const auto late = node.purge(what, after, 1ms);
+  ASSERT_TRUE(late.error);
+  EXPECT_EQ(late.error->code, ErrorCode::deadline_exceeded);
+  EXPECT_THAT(cache->asked(), IsEmpty());
+  over.set_value();
+  EXPECT_EQ(node.purge(what, after).purged_entries, 7U);
+}
+
 TEST_F(NodeCacheTest, ATtlThatIsTooLongChangesNothing) {
   const auto refused = node.answer(SetCacheTtl{CacheKind::prefix, 24h * 31});
   ASSERT_TRUE(refused.error);

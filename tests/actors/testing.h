@@ -63,6 +63,18 @@ class EchoEngine final : public Engine {
     wake_.notify_all();
   }
   void set_pressure(PressureOrder order) override { pressure = order.level; }
+  std::future<void> forget(std::optional<TenantId> tenant) override {
+    const std::lock_guard lock(mutex_);
+    forgotten_.push_back(tenant ? tenant->get() : "(all)");
+    std::promise<void> done;
+    auto result = done.get_future();
+    if (forgets) {
+      done.set_value();
+    } else {
+      forgets_.push_back(std::move(done));
+    }
+    return result;
+  }
   void drain(std::chrono::steady_clock::time_point deadline) override {
     const std::lock_guard lock(mutex_);
     deadline_ = deadline;
@@ -84,8 +96,18 @@ class EchoEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     return requests_;
   }
-  std::atomic<bool> hold{false};  // no step while set
-  std::atomic<bool> deaf{false};  // cancellations are not heard
+  std::vector<std::string> forgotten() const {  // tenants
+    const std::lock_guard lock(mutex_);
+    return forgotten_;
+  }
+  void have_forgotten() {  // what it was asked to, while `forgets` was not set
+    const std::lock_guard lock(mutex_);
+    for (auto& each : forgets_) each.set_value();
+    forgets_.clear();
+  }
+  std::atomic<bool> forgets{true};  // at once
+  std::atomic<bool> hold{false};    // no step while set
+  std::atomic<bool> deaf{false};    // cancellations are not heard
   std::atomic<int> cancels{0};
   std::atomic<PressureLevel> pressure{PressureLevel::green};
 
@@ -164,6 +186,8 @@ class EchoEngine final : public Engine {
   std::condition_variable wake_;
   std::list<Sequence> sequences_;
   std::vector<SequenceRequest> requests_;
+  std::vector<std::string> forgotten_;
+  std::vector<std::promise<void>> forgets_;
   std::optional<std::chrono::steady_clock::time_point> deadline_;
   bool stop_ = false;
   std::thread thread_;

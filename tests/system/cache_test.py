@@ -30,8 +30,9 @@ class Served:
     def __exit__(self, *_):
         self.server.stop()
 
-    def answer(self, prompt, key="", **fields):
-        """The answer's text, seconds to its first token, and how much of the prompt was cached."""
+    def answer(self, prompt, key="", meanwhile=None, **fields):
+        """The answer's text, seconds to its first token, and how much of the prompt was cached. `meanwhile`
+        is called after the first token."""
         body = {"model": CHAT, "prompt": prompt, "max_tokens": 8, "temperature": 0, "stream": True,
                 "stream_options": {"include_usage": True}, **fields}
         request = urllib.request.Request(f"{self.server.url}/v1/completions", json.dumps(body).encode(),
@@ -49,7 +50,10 @@ class Served:
                 if event.get("usage"):
                     cached = event["usage"]["prompt_tokens_details"]["cached_tokens"]
                 for choice in event["choices"]:
-                    first = first or time.monotonic() - begin
+                    if first is None:
+                        first = time.monotonic() - begin
+                        if meanwhile:
+                            meanwhile()
                     text += choice["text"]
         return text, first, cached
 
@@ -245,6 +249,31 @@ def test_an_operator_sees_and_sets_the_cache(tmp_path):
         served.cache("set-quota", "--tenant", "local", "default")
         (row,) = served.cache("status")[0]["rows"]
         assert row["quota_bytes"] > 1 << 30 and row["ttl_ms"] == 24 * 3600 * 1000
+
+
+def test_a_purge_takes_what_memory_holds(tmp_path):
+    mine, running, others = prompt_of(40, 600), prompt_of(41, 600), prompt_of(42, 600)
+    with Served(tmp_path) as served:
+        done = served.server.cli("tenant", "create", "acme-shipping", split=True)
+        key = done.stdout.strip()
+        served.answer(others)
+        served.answer(mine, key=key)
+        _, _, cached = served.answer(mine, key=key)
+        assert cached > 400
+        # One goes on while it is purged.
+        purge = lambda: served.cache("purge", "--tenant", "acme-shipping", "--yes")
+        served.answer(running, key=key, meanwhile=purge, max_tokens=64, ignore_eos=True)
+        _, _, cached = served.answer(mine, key=key, cache="no-store")
+        assert cached == 0
+        _, _, cached = served.answer(others)
+        assert cached > 400, "another's stays"
+    # What was in memory has gone to the disk at the end.
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(b"local" in content for content in files)
+    assert not any(b"acme-shipping" in content for content in files)
+    with Served(tmp_path) as served:
+        rows = [row for node in served.cache("status") for row in node["rows"]]
+        assert {row["tenant"] for row in rows} == {"local"}
 
 
 def test_where_no_cache_is_configured_it_says_so(tmp_path):

@@ -6,6 +6,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -339,6 +340,31 @@ TEST_F(PrefixTreeTest, WhatLeavesIsShownWithItsTextUnlessItIsKnownElsewhereOrPri
                                                                {text(48), "s of alice"},
                                                                {text(16, 500), "s of bob"},
                                                                {text(32, 500), "s of bob"}}));
+}
+
+TEST_F(PrefixTreeTest, WhatIsForgottenGoesWithoutAWordAndWhatIsUsedGoesSoLater) {
+  std::set<std::vector<TokenId>> left;
+  tree_.set_on_leave([&](const KvPrefix& prefix, BlockId) {
+    left.emplace(prefix.tokens.begin(), prefix.tokens.end());
+  });
+  finish("a", alice, text(48));
+  finish("a", alice, text(16, 500));
+  finish("b", bob, text(16, 700));
+  const auto used = match("a", alice, text(33));  // two of the three
+  tree_.forget(alice);
+  EXPECT_EQ(tree_.stats(alice).blocks, 2U);
+  EXPECT_EQ(tree_.stats(bob).blocks, 1U) << "another's stays";
+  release(used);
+  // One of the two is computed again, for somebody who may store it.
+  finish("a", alice, text(16));
+  tree_.clear();
+  EXPECT_EQ(left, (std::set<std::vector<TokenId>>{text(16), text(16, 700)}));
+  left.clear();
+  finish("a", alice, text(48));
+  finish("b", bob, text(16));
+  tree_.forget(std::nullopt);
+  EXPECT_EQ(tree_.size(), 0U);
+  EXPECT_TRUE(left.empty()) << "of all tenants";
 }
 
 TEST_F(PrefixTreeTest, TheNewestComeFirstAndParentsBeforeChildren) {

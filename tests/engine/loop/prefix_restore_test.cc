@@ -236,6 +236,50 @@ TEST_F(PrefixRestoreTest, ATenantSeesOnlyItsOwnAndNothingPrivateIsOffered) {
   EXPECT_EQ(run(make_request(5, prompt, 10, "alice")).cached_tokens, 192U);
 }
 
+TEST_F(PrefixRestoreTest, WhatIsForgottenIsInMemoryNoMoreAndNeverOffered) {
+  const auto prompt = make_prompt(200, 1);
+  start();
+  run(make_request(1, prompt, 10, "alice"));
+  run(make_request(2, prompt, 10, "bob"));
+  harness_->engine().forget(TenantId("alice")).get();
+  EXPECT_THAT(tier_->forgotten(), ::testing::ElementsAre("alice"));
+  EXPECT_EQ(run(make_request(3, prompt, 10, "alice")).cached_tokens, 0U);
+  EXPECT_EQ(run(make_request(4, prompt, 10, "bob")).cached_tokens, 192U) << "another's stays";
+  harness_->engine().forget({}).get();
+  EXPECT_EQ(run(make_request(5, prompt, 10, "bob")).cached_tokens, 0U);
+  harness_->engine().forget({}).get();
+  start();
+  EXPECT_EQ(tier_->offers, 0);
+}
+
+TEST_F(PrefixRestoreTest, WhatRunsOrWaitsWhileItIsForgottenIsNotOfferedAfterwards) {
+  start();
+  auto running = make_request(1, make_prompt(200, 1), 60, "alice");
+  running.credit = 20;  // then it waits for more
+  ASSERT_TRUE(harness_->engine().submit(running));
+  while (harness_->engine().stats().paused == 0) std::this_thread::yield();
+  harness_->engine().forget(TenantId("alice")).get();
+  harness_->engine().add_credit(RequestId{1}, 40);
+  EXPECT_EQ(harness_->outcome(1).tokens.size(), 60U);
+  start();
+  EXPECT_EQ(tier_->offers, 0);
+  run(make_request(2, make_prompt(200, 1), 10, "alice"));
+  start();
+  EXPECT_EQ(tier_->offers, 13) << "what is asked for later is kept again";
+}
+
+TEST_F(PrefixRestoreTest, WhatIsOnItsWayFromTheTierIsForgottenToo) {
+  const auto prompt = make_prompt(200, 1);
+  start();
+  run(make_request(1, prompt, 10));
+  start();
+  tier_->mood = MemoryTier::Mood::late;
+  ASSERT_TRUE(harness_->engine().submit(make_request(2, prompt, 10)));
+  while (tier_->fetches == 0) std::this_thread::yield();
+  harness_->engine().forget({}).get();
+  EXPECT_EQ(harness_->outcome(2).usage.cached_tokens, 0U);
+}
+
 TEST_F(PrefixRestoreTest, AFullTierIsWaitedForAtTheEndOnly) {
   const auto prompt = make_prompt(200, 1);
   start();
