@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <optional>
 #include <set>
 
 #include "actors/records.h"
 #include "cli/catalogue.h"
+#include "cli/quantity.h"
 #include "cli/quota_limits.h"
+#include "storage/disk_cache.h"
 
 namespace plimsoll::cli {
 
@@ -46,10 +50,42 @@ Result<void> set_tier(cluster::Tier& tier, const std::string& text) {
 
 Result<void> set_no_store(bool& no_store, const std::string& text) {
   if (text != "default" && text != "no-store") {
-    return wrong(fmt::format("'{}' is none of default, no-store", text));
+    return wrong(fmt::format("'{}' is none of default, no-store, nor a mapping", text));
   }
   no_store = text == "no-store";
   return {};
+}
+
+// What nodes are configured with.
+constexpr const char* as_configured = "default";
+
+Result<void> set_cache_bytes(std::optional<std::uint64_t>& bytes, const std::string& text) {
+  bytes.reset();
+  if (text == as_configured) return {};
+  const auto value = parse_bytes(text);
+  if (!value) return fail(value.error());
+  bytes = *value;
+  return {};
+}
+
+using CacheTtl = std::optional<std::uint32_t>;
+Result<void> set_cache_ttl(CacheTtl& ttl_ms, const std::string& text) {
+  ttl_ms.reset();
+  if (text == as_configured) return {};
+  const auto value = parse_time_ms(text);
+  if (!value) return fail(value.error());
+  constexpr std::chrono::milliseconds longest = storage::longest_cache_ttl;
+  if (*value > static_cast<std::uint64_t>(longest.count())) {
+    return wrong(fmt::format("'{}' is over 30 days, 720h", text));
+  }
+  ttl_ms = static_cast<std::uint32_t>(*value);
+  return {};
+}
+std::string cache_ttl_text(const CacheTtl& ttl_ms) {
+  return ttl_ms ? show_quantity(*ttl_ms, time_units) : as_configured;
+}
+std::string cache_kind_text(std::size_t kind) {
+  return std::string(to_string(static_cast<storage::CacheKind>(kind)));
 }
 
 // Of one value, or of the items of a list.
@@ -120,6 +156,28 @@ Result<bool> set_in_tenant(cluster::Tenant& tenant, const std::string& name,
     const auto* limit = find_limit(name);
     if (limit == nullptr) return false;
     set = limit->set(tenant.quota, text);
+  }
+  if (!set) return fail(set.error());
+  return true;
+}
+
+// One key of a tenant's `cache`. Returns false if there is no such key.
+Result<bool> set_in_cache(cluster::CachePolicy& policy, const std::string& name,
+                          const YAML::Node& value) {
+  if (name != "store" && name != "bytes" && name != "ttl") return false;
+  if (!value.IsScalar()) return wrong("must be a single value");
+  const auto& text = value.Scalar();
+  Result<void> set;
+  if (name == "store") {
+    bool stores = true;
+    set = set_flag(stores, text);
+    policy.no_store = !stores;
+  } else if (name == "bytes") {
+    set = set_cache_bytes(policy.bytes, text);
+  } else {
+    CacheTtl ttl_ms;
+    set = set_cache_ttl(ttl_ms, text);
+    policy.ttl_ms.fill(ttl_ms);
   }
   if (!set) return fail(set.error());
   return true;
@@ -238,15 +296,49 @@ class Loader {
     return {};
   }
 
+  // Where it is more than a word.
+  Result<void> tenant_cache(const YAML::Node& node, cluster::CachePolicy& policy) {
+    Result<void> nested;
+    const auto done = entry(node, "tenants.cache",
+                            [&](const std::string& name, const YAML::Node& value) -> Result<bool> {
+                              if (name != "ttl" || !value.IsMap()) {
+                                return set_in_cache(policy, name, value);
+                              }
+                              nested = tenant_cache_ttl(value, policy);
+                              return true;
+                            });
+    return nested ? done : nested;  // it was the first mistake
+  }
+
+  Result<void> tenant_cache_ttl(const YAML::Node& node, cluster::CachePolicy& policy) {
+    return entry(node, "tenants.cache.ttl",
+                 [&](const std::string& name, const YAML::Node& value) -> Result<bool> {
+                   const auto kind = storage::cache_kind_of(name);
+                   if (!kind) return false;
+                   if (!value.IsScalar()) return wrong("must be a single value");
+                   auto& ttl_ms = policy.ttl_ms[static_cast<std::size_t>(*kind)];
+                   if (auto set = set_cache_ttl(ttl_ms, value.Scalar()); !set) {
+                     return fail(set.error());
+                   }
+                   return true;
+                 });
+  }
+
   Result<void> tenants(const YAML::Node& node) {
     if (!node.IsSequence()) return at(node, "tenants", "must be a list");
     config_.server.tenants.clear();
     std::set<std::string> names;
     for (const auto& item : node) {
       cluster::Tenant tenant;
-      auto done = entry(item, "tenants", [&](const std::string& name, const YAML::Node& value) {
-        return set_in_tenant(tenant, name, value);
-      });
+      Result<void> nested;
+      auto done = entry(item, "tenants",
+                        [&](const std::string& name, const YAML::Node& value) -> Result<bool> {
+                          if (name != "cache" || !value.IsMap())
+                            return set_in_tenant(tenant, name, value);
+                          nested = tenant_cache(value, tenant.cache);
+                          return true;
+                        });
+      if (!nested) return nested;  // it was the first mistake
       if (!done) return done;
       const auto& name = tenant.name;
       if (auto good = check(tenant); !good) {
@@ -381,8 +473,16 @@ std::string show_config(const Config& config) {
     for (const auto& key : tenant.keys) out << key.sha256;
     out << YAML::EndSeq << YAML::Key << "operator" << YAML::Value << tenant.is_operator << YAML::Key
         << "tier" << YAML::Value << std::string(to_string(tenant.tier)) << YAML::Key << "suspended"
-        << YAML::Value << tenant.suspended << YAML::Key << "cache" << YAML::Value
-        << (tenant.cache.no_store ? "no-store" : "default");
+        << YAML::Value << tenant.suspended << YAML::Key << "cache" << YAML::Value << YAML::BeginMap
+        << YAML::Key << "store" << YAML::Value << !tenant.cache.no_store << YAML::Key << "bytes"
+        << YAML::Value
+        << (tenant.cache.bytes ? show_quantity(*tenant.cache.bytes, byte_units) : as_configured)
+        << YAML::Key << "ttl" << YAML::Value << YAML::BeginMap;
+    for (std::size_t kind = 0; kind < tenant.cache.ttl_ms.size(); ++kind) {
+      out << YAML::Key << cache_kind_text(kind) << YAML::Value
+          << cache_ttl_text(tenant.cache.ttl_ms[kind]);
+    }
+    out << YAML::EndMap << YAML::EndMap;
     for (const auto& limit : quota_limits<cluster::Quota>()) {
       out << YAML::Key << limit.key() << YAML::Value << limit.text(tenant.quota);
     }

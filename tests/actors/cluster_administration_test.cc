@@ -290,6 +290,31 @@ TEST(ClusterAdministration, QuotasAndTtlsOfATenantAreItsRecordsAndReachTheNodes)
   EXPECT_TRUE(caching.house.directory->tenant("local")->cache.no_store);
 }
 
+TEST(ClusterAdministration, TheFileSaysWhatOfATenantIsCachedUntilItsRecordIsChanged) {
+  CachingHouse caching;
+  Operator op(caching.house);
+  cluster::Tenant acme{.name = "acme", .cache = {false, 9, {{60'000, {}, {}}}}};
+  const auto restart = [&] {  // of a router that has this in its configuration
+    ASSERT_TRUE(op.directory.declare_tenant(acme));
+    op.keeper->apply();
+  };
+  const auto last_asked = [&] {
+    EXPECT_TRUE(op.calls->ask_caches(LookAtCache(), ""));  // behind what was sent before
+    return caching.caches[0]->asked().back();
+  };
+  restart();
+  EXPECT_TRUE(op.calls->ask_caches(LookAtCache(), ""));
+  EXPECT_EQ(caching.caches[0]->asked(),
+            (std::vector<std::string>{"quota acme 9", "ttl prefix acme 60000"}));
+  ASSERT_TRUE(op.calls->set_cache_quota("acme", 5));
+  restart();
+  EXPECT_EQ(op.directory.tenant("acme")->cache.bytes, 5U) << "the entry is what it was";
+  acme.cache.ttl_ms[0] = 30'000;
+  restart();
+  EXPECT_EQ(op.directory.tenant("acme")->cache, acme.cache) << "it is another one";
+  EXPECT_EQ(last_asked(), "ttl prefix acme 30000");
+}
+
 TEST(ClusterAdministration, ARotatedKeyTakesTheOldOnesPlace) {
   House house({.tenants = {{.name = "acme", .keys = {{sha256_hex("old")}}}}});
   Operator op(house);

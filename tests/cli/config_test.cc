@@ -133,6 +133,46 @@ TEST_F(ConfigTest, RefusesBadTenants) {
   EXPECT_THAT(refusal(head + "requests_per_minute: 90\n"), HasSubstr("is not a known key"));
 }
 
+TEST_F(ConfigTest, SaysWhatOfATenantMayLieOnDisks) {
+  const auto policy_of = [&](const std::string& cache) {
+    Config config;
+    const auto loaded = load_config(write("tenants:\n  - name: a\n    cache: " + cache), config);
+    EXPECT_TRUE(loaded) << loaded.error().message;
+    return loaded ? config.server.tenants.at(0).cache : cluster::CachePolicy{};
+  };
+  EXPECT_EQ(policy_of("default"), cluster::CachePolicy{});
+  EXPECT_EQ(policy_of("no-store"), cluster::CachePolicy{.no_store = true});
+  EXPECT_EQ(policy_of("{store: false}"), cluster::CachePolicy{.no_store = true});
+  EXPECT_EQ(policy_of("{store: true, bytes: default, ttl: {tokens: default}}"),
+            cluster::CachePolicy{});
+  EXPECT_EQ(policy_of(R"(
+      bytes: 2GiB
+      ttl: {prefix: 1h, embedding: 168h}
+)"),
+            (cluster::CachePolicy{false, 2_GiB, {{3'600'000U, 168U * 3'600'000U, {}}}}));
+  EXPECT_EQ(policy_of("{bytes: 0, ttl: 0s}"), (cluster::CachePolicy{false, 0, {{0U, 0U, 0U}}}));
+}
+
+TEST_F(ConfigTest, RefusesWhatMakesNoSenseOfATenantsCache) {
+  const std::string head = "tenants:\n  - name: a\n    cache:";
+  EXPECT_THAT(refusal(head + " never\n"),
+              HasSubstr(":3: tenants.cache: 'never' is none of default, no-store, nor a mapping"));
+  EXPECT_THAT(refusal(head + " [no-store]\n"), HasSubstr("tenants.cache: must be a single value"));
+  EXPECT_THAT(refusal(head + "\n      store: no\n"),
+              HasSubstr(":4: tenants.cache.store: must be true or false"));
+  EXPECT_THAT(refusal(head + "\n      bytes: lots\n    tier: gold\n"),
+              HasSubstr(":4: tenants.cache.bytes: 'lots'"));
+  EXPECT_THAT(refusal(head + "\n      quota: 1GiB\n"),
+              HasSubstr(":4: tenants.cache.quota: is not a known key"));
+  EXPECT_THAT(refusal(head + " {ttl: soon}\n"), HasSubstr("tenants.cache.ttl: 'soon'"));
+  EXPECT_THAT(refusal(head + "\n      ttl:\n        tokens: 721h\n      bytes: lots\n"),
+              HasSubstr(":5: tenants.cache.ttl.tokens: '721h' is over 30 days"));
+  EXPECT_THAT(refusal(head + " {ttl: {vectors: 1h}}\n"),
+              HasSubstr("tenants.cache.ttl.vectors: is not a known key"));
+  EXPECT_THAT(refusal(head + " {ttl: {prefix: [1h]}}\n"), HasSubstr("must be a single value"));
+  EXPECT_THAT(refusal(head + " {bytes: 1GiB, bytes: 2GiB}\n"), HasSubstr("is given twice"));
+}
+
 TEST_F(ConfigTest, RefusesBadTiers) {
   EXPECT_THAT(refusal("tiers:\n  gold: {deadline: 1s}\n"),
               HasSubstr(":2: tiers: 'gold' is none of guaranteed, standard"));
@@ -188,7 +228,7 @@ TEST_F(ConfigTest, WhatIsShownReadsBackTheSame) {
                                       .prompt_tokens = 5,
                                       .models = {"m", "n"}},
                             .suspended = true,
-                            .cache = {.no_store = true}}};
+                            .cache = {true, 3_MiB, {{1'500U, {}, 0U}}}}};
   const std::string shown = show_config(config);
   Config again;
   const auto loaded = load_config(write(shown), again);

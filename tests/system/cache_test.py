@@ -1,6 +1,7 @@
 """The cache on disk of a whole server: a prefix, or a vector, that was computed once is read after a
 restart, with the same answer; damage costs only time; what is over is counted."""
 
+import hashlib
 import json
 import pathlib
 import random
@@ -274,6 +275,32 @@ def test_a_purge_takes_what_memory_holds(tmp_path):
     with Served(tmp_path) as served:
         rows = [row for node in served.cache("status") for row in node["rows"]]
         assert {row["tenant"] for row in rows} == {"local"}
+
+
+def test_the_file_says_what_of_a_tenant_is_stored(tmp_path):
+    names = ("boss", "nothing", "some")
+    digests = {name: hashlib.sha256(f"pk-{name}".encode()).hexdigest() for name in names}
+    config = tmp_path / "plimsoll.yaml"
+    config.write_text(f"""
+tenants:
+  - {{name: boss, operator: true, api_key_sha256: {digests["boss"]}, cache: {{store: false}}}}
+  - {{name: nothing, api_key_sha256: {digests["nothing"]}, cache: {{bytes: 0}}}}
+  - name: some
+    api_key_sha256: {digests["some"]}
+    cache:
+      bytes: 1GiB
+      ttl: {{prefix: 2h}}
+""")
+    options = (tmp_path / "cache", "--config", str(config))
+    with Served(*options) as served:
+        for seed, name in enumerate(names, 50):
+            served.answer(prompt_of(seed, 200), key=f"pk-{name}")
+    with Served(*options) as served:
+        served.answer(prompt_of(52, 200), key="pk-some")
+        rows = [row for node in served.cache("status", "--api-key", "pk-boss") for row in node["rows"]]
+        assert {row["tenant"] for row in rows if row["entries"]} == {"some"}
+        (row,) = (row for row in rows if row["tenant"] == "some")
+        assert (row["quota_bytes"], row["ttl_ms"]) == (1 << 30, 2 * 3600 * 1000)
 
 
 def test_where_no_cache_is_configured_it_says_so(tmp_path):
