@@ -15,7 +15,6 @@ namespace {
 
 using plimsoll::testing::FakeEmbeddingModel;
 using Inputs = std::vector<std::vector<TokenId>>;
-using Vectors = std::vector<std::vector<float>>;
 
 constexpr std::uint32_t hidden = 24;
 
@@ -50,14 +49,14 @@ class DiskEmbeddingTierTest : public DiskCacheTest {
   // How many of the inputs were not computed.
   std::uint64_t cached_of(const Inputs& inputs, const char* tenant = "alice") {
     const auto before = engine_->stats().cached_inputs_total;
-    std::promise<Result<Vectors>> promise;
+    std::promise<Result<EmbeddingOutcome>> promise;
     EmbeddingRequest request{RequestId{++last_id_}, TenantId{tenant}, inputs, {}};
-    EXPECT_TRUE(engine_->submit(std::move(request),
-                                [&](Result<Vectors> r) { promise.set_value(std::move(r)); }));
+    EXPECT_TRUE(engine_->submit(
+        std::move(request), [&](Result<EmbeddingOutcome> r) { promise.set_value(std::move(r)); }));
     const auto result = promise.get_future().get();
     EXPECT_TRUE(result);
     for (std::size_t i = 0; result && i < inputs.size(); ++i) {
-      EXPECT_EQ((*result)[i], FakeEmbeddingModel::vector_of(inputs[i], hidden));
+      EXPECT_EQ(result->vectors[i], FakeEmbeddingModel::vector_of(inputs[i], hidden));
     }
     std::uint64_t cached = 0;
     // The counters follow the answer.
