@@ -90,7 +90,15 @@ void HttpConnection::leave_place() {
   place_.reset();
 }
 
+void HttpConnection::become_known() {
+  if (!std::exchange(is_stranger_, false)) return;
+  --shared_->strangers;
+  if (shared_->on_known) shared_->on_known();
+}
+
 void HttpConnection::start(std::function<void()> over) {
+  is_stranger_ = true;
+  ++shared_->strangers;
   spawn(&HttpConnection::serve, std::move(over));
 }
 
@@ -119,6 +127,7 @@ void HttpConnection::cut() {
 
 void HttpConnection::close() {
   gone_ = true;
+  become_known();
   leave_place();
   socket_->close();
   changed_.cancel();
@@ -166,6 +175,7 @@ asio::awaitable<void> HttpConnection::serve() {
   auto deadline = Clock::now() + shared_->config.header_timeout;
   if (!co_await handshake()) co_return;
   while (co_await read_head(deadline)) {
+    become_known();
     co_await answer();
     if (gone_ || !head_.keep_alive) break;
     deadline = Clock::now() + shared_->config.idle_timeout;

@@ -63,6 +63,9 @@ struct HttpShared {
   ConnectionPlaces places;
   // A connection got no place: it is to end, and does not count any more.
   std::function<void(HttpConnection*)> on_refused;
+  // A connection has said for the first time what it wants, or has gone.
+  std::function<void()> on_known;
+  std::atomic<std::uint32_t> strangers{0};  // connections that have not yet
   std::atomic<std::uint32_t> connections{0};
   std::atomic<std::uint64_t> connections_refused_total{0};
   std::array<std::atomic<std::uint64_t>, 6> responses_total{};  // by the status's first digit
@@ -166,6 +169,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   asio::awaitable<bool> write(std::string_view bytes);
   asio::awaitable<void> finish();
   void leave_place();
+  void become_known();
   template <class Predicate>
   asio::awaitable<bool> wait(Clock::time_point deadline, Predicate& done);
 
@@ -200,6 +204,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   Wrote wrote_ = Wrote::nothing;
   int status_ = 0;            // of the answer
   std::string pending_head_;  // of a stream: goes out with its first events
+  bool is_stranger_ = false;  // it counts as one
   std::string tenant_, request_id_;
   std::optional<std::string> place_;  // the tenant whose connection it is, from request to request
   Headers headers_;

@@ -66,6 +66,7 @@ struct HttpGateway::Impl {
       const std::lock_guard lock(mutex);
       refused(connection);
     };
+    shared->on_known = [this] { asio::post(acceptor.get_executor(), [this] { known.cancel(); }); };
   }
 
   std::shared_ptr<HttpShared> shared;
@@ -74,6 +75,8 @@ struct HttpGateway::Impl {
   asio::io_context io{io_threads};
   asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
   tcp::acceptor acceptor{asio::make_strand(io)};
+  asio::steady_timer known{acceptor.get_executor()};  // cancelled when there may be fewer strangers
+  bool waits_for_strangers = true;
   std::uint16_t port = 0;
   std::vector<std::thread> threads;
 
@@ -114,8 +117,25 @@ struct HttpGateway::Impl {
     return {};
   }
 
+  // Whose a connection is, it says itself. One that opens a thousand at once would fill all places
+  // before it is known: they wait in the kernel's queue, until those before them are. Where these
+  // say nothing, others are not held up for them again.
+  asio::awaitable<void> wait_for_strangers() {
+    const auto most = shared->config.connections / 4;
+    const auto patience = std::chrono::milliseconds(500);
+    const auto until = std::chrono::steady_clock::now() + patience;
+    while (waits_for_strangers && shared->strangers >= most && acceptor.is_open()) {
+      waits_for_strangers = std::chrono::steady_clock::now() < until;
+      error_code ignored;
+      known.expires_at(until);
+      co_await known.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    }
+    waits_for_strangers = waits_for_strangers || shared->strangers < most;
+  }
+
   asio::awaitable<void> accept() {
     while (acceptor.is_open()) {
+      co_await wait_for_strangers();
       const auto strand = asio::make_strand(io);
       tcp::socket socket(strand);
       error_code ec;
@@ -200,6 +220,7 @@ struct HttpGateway::Impl {
     asio::post(acceptor.get_executor(), [this] {
       error_code ignored;
       acceptor.close(ignored);
+      known.cancel();
     });
     for_each_connection(&HttpConnection::stop_when_idle);
     {

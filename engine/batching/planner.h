@@ -123,13 +123,13 @@ class Planner {
   const StepPlan& plan(std::span<const PlannerSequence> sequences, std::uint32_t available,
                        std::uint32_t capacity);
 
-  // Whose blocks to take when the pool has to shrink to `capacity`: of the tenant that holds most
-  // for its weight, the youngest sequence, or with `longest` the one that holds most if that tenant
-  // is over its share of `capacity`. `sequences` hold blocks. The oldest that can run is never
-  // given.
+  // Whose blocks to take when the pool has to shrink: of the tenant that holds most for its weight,
+  // the youngest sequence, or with `longest` the one that holds most if that tenant is over its
+  // share. That is of `capacity`, the whole pool, however little is to be left of it: who keeps to
+  // it is not at fault. `sequences` hold blocks. The oldest that can run is never given.
   struct Victim {
     std::uint32_t sequence = 0;  // an index
-    bool over_share = false;     // its tenant holds more than its share of what is to be left
+    bool over_share = false;     // its tenant holds more than its share of the pool
   };
   std::optional<Victim> shed_victim(std::span<const PlannerSequence> sequences,
                                     std::uint32_t capacity, bool longest);

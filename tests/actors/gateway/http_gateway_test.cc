@@ -641,6 +641,38 @@ TEST_F(HttpGatewayTest, ATenantThatOpensAllConnectionsLeavesSomeToOthers) {
   }));
 }
 
+// Whoever comes behind a crowd is let in, though nobody could say in time whose the crowd is.
+TEST_F(HttpGatewayTest, ACrowdThatComesAtOnceLeavesSomeToOthers) {
+  config_.connections = 16;
+  start();
+  const auto ask = [](Client& client, const std::string& tenant) {
+    client.send(post_text(completion_path, prompt(2), "Authorization: Bearer " + tenant + "\r\n"));
+  };
+  std::vector<std::unique_ptr<Client>> crowd;
+  for (int i = 0; i < 300; ++i) {
+    crowd.push_back(std::make_unique<Client>(port()));
+    if (i % 30 == 29) {
+      Client modest(port());
+      for (std::size_t j = crowd.size() - 30; j < crowd.size(); ++j) ask(*crowd[j], "greedy");
+      ask(modest, "modest");
+      ASSERT_EQ(modest.read_response().status, 200) << "after " << i;
+    }
+  }
+}
+
+TEST_F(HttpGatewayTest, WhoSaysNothingHoldsUpNobodyForLong) {
+  config_.connections = 16;
+  start();
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 10; ++i) silent.push_back(std::make_unique<Client>(port()));
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 5; ++i) {
+    Client client(port());
+    EXPECT_EQ(client.get("/health").status, 200);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 2s);
+}
+
 TEST_F(HttpGatewayTest, AHundredStreams) {
   frontend_.token_delay_us = 500;
   start();

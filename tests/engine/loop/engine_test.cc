@@ -442,7 +442,7 @@ class Sheds {
 
 // One tenant holds most of the pool, when memory is to be freed.
 struct Crowd {
-  explicit Crowd(Sheds& sheds) : harness(config(sheds), 64, slow()) {
+  explicit Crowd(Sheds& sheds) : harness(config(sheds), 48, slow()) {
     for (const auto& request : greedy) EXPECT_TRUE(harness.engine().submit(request));
     EXPECT_TRUE(harness.engine().submit(modest));
     for (const std::uint64_t id : {1, 2, 3, 9}) EXPECT_TRUE(harness.wait_tokens(id, 1));
@@ -494,6 +494,28 @@ TEST(Engine, RedEndsTheLongestOfTheTenantOverItsShareAndNobodyElses) {
   ASSERT_EQ(cancelled.size(), 1U);
   EXPECT_EQ(cancelled[0].tenant, TenantId{"greedy"});
   EXPECT_EQ(cancelled[0].count, 1U);
+}
+
+// However much memory is wanted: who holds no more than its share of the pool waits for it.
+TEST(Engine, RedEndsNothingOfTenantsWithinTheirShares) {
+  Sheds sheds;
+  auto config = small();
+  config.on_shed = sheds.sink();
+  config.prefix_sharing = false;
+  EngineHarness harness(config, 64, slow());
+  const auto first = make_request(1, make_prompt(100, 1), 60, "first");
+  const auto second = make_request(2, make_prompt(180, 2), 60, "second");
+  for (const auto& request : {first, second}) EXPECT_TRUE(harness.engine().submit(request));
+  for (const std::uint64_t id : {1, 2}) EXPECT_TRUE(harness.wait_tokens(id, 1));
+  harness.engine().set_pressure({PressureLevel::red, 64 * harness.block_bytes(), "why"});
+  for (int i = 0; i < 5000 && sheds.of(Shed::Kind::preempt).empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_FALSE(sheds.of(Shed::Kind::preempt).empty());
+  harness.engine().set_pressure({PressureLevel::green, 0, ""});
+  EXPECT_EQ(harness.outcome(1).tokens, alone(first));
+  EXPECT_EQ(harness.outcome(2).tokens, alone(second));
+  EXPECT_TRUE(sheds.of(Shed::Kind::cancel).empty());
 }
 
 // A tenant alone is nobody's culprit: it waits, and nothing of it is lost.
