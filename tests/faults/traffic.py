@@ -25,6 +25,7 @@ class Outcome:
     gaps: list = field(default_factory=list)  # between tokens
     retry_after: str | None = None
     cached_tokens: int = 0
+    usage: dict = field(default_factory=dict)
     tries: int = 1
 
     @property
@@ -106,8 +107,8 @@ class Client:
                 if "error" in event:
                     out.why = str(event["error"])
                     return
-                usage = event.get("usage") or {}
-                details = usage.get("prompt_tokens_details") or {}
+                out.usage = event.get("usage") or out.usage
+                details = out.usage.get("prompt_tokens_details") or {}
                 out.cached_tokens = details.get("cached_tokens", out.cached_tokens)
                 choices = event.get("choices") or []
                 if choices and (choices[0].get("text") or choices[0].get("delta", {}).get("content")):
