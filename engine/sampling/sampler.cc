@@ -1,6 +1,7 @@
 #include "engine/sampling/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -27,6 +28,44 @@ bool within(float value, float low, float high) { return value >= low && value <
 float tame(float logit) {
   if (std::isnan(logit)) return minus_infinity;
   return std::min(logit, std::numeric_limits<float>::max());
+}
+
+// The likeliest, with the lowest id of equals; no_token where no logit is over -inf. A vocabulary
+// has up to 262,144 logits and every token of every stream looks at all of them: so whole runs are
+// looked at with as many comparisons at once as there are lanes, and then one run alone by the
+// token.
+struct Likeliest {
+  TokenId id = no_token;
+  float logit = minus_infinity;
+};
+
+Likeliest likeliest(std::span<const float> logits) {
+  constexpr std::size_t lanes = 16;
+  constexpr std::size_t run = 64 * lanes;
+  Likeliest best;
+  std::span<const float> where;
+  for (std::size_t begin = 0; begin < logits.size(); begin += run) {
+    const auto part = logits.subspan(begin, std::min(run, logits.size() - begin));
+    std::array<float, lanes> high;
+    high.fill(minus_infinity);
+    std::size_t i = 0;
+    for (; i + lanes <= part.size(); i += lanes) {
+      // NaN is over nothing.
+      for (std::size_t j = 0; j < lanes; ++j)
+        high[j] = part[i + j] > high[j] ? part[i + j] : high[j];
+    }
+    for (; i < part.size(); ++i) high[0] = part[i] > high[0] ? part[i] : high[0];
+    const float most = tame(*std::max_element(high.begin(), high.end()));
+    if (most > best.logit) {
+      best.logit = most;
+      where = part;
+    }
+  }
+  if (where.empty()) return best;
+  const auto first =
+      std::find_if(where.begin(), where.end(), [&](float logit) { return logit >= best.logit; });
+  best.id = static_cast<TokenId>(&*first - logits.data());
+  return best;
 }
 
 // log(sum(exp(logits))); -inf where no logit is finite.
@@ -175,15 +214,9 @@ std::span<const Sampler::Changed> Sampler::apply_penalties(std::span<float> logi
 
 TokenId Sampler::choose(std::span<const float> logits, const SamplingParams& params,
                         std::uint64_t position) {
-  TokenId best = no_token;
-  float max = minus_infinity;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    const float logit = tame(logits[i]);
-    if (logit > max) {
-      max = logit;
-      best = static_cast<TokenId>(i);
-    }
-  }
+  const Likeliest found = likeliest(logits);
+  const TokenId best = found.id;
+  const float max = found.logit;
   if (best == no_token || params.temperature < greedy_below || params.top_k == 1) return best;
 
   // Weights are relative to the likeliest token, which has 1.

@@ -115,6 +115,32 @@ TEST(Sampler, GreedyTakesTheLikeliestAndTheLowerIdOfEquals) {
   EXPECT_EQ(sample({1, 3, 3, 2}, params).id, 1);
 }
 
+TEST(Sampler, GreedyFindsTheSameTokenWhereverItIs) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  // Of lengths around a run, and around a lane more or less than that.
+  for (const std::size_t vocab : {1, 15, 16, 17, 1023, 1024, 1025, 1040, 2049, 5000}) {
+    Sampler sampler(static_cast<std::uint32_t>(vocab));
+    const auto logits = random_logits(vocab, static_cast<std::uint32_t>(vocab));
+    for (std::size_t at = 0; at < vocab; at += std::max<std::size_t>(1, vocab / 37)) {
+      auto copy = logits;
+      copy[at] = copy[vocab - 1] = 100;  // equals: the first
+      copy[vocab / 2] = at == vocab / 2 ? 100 : nan;
+      EXPECT_EQ(sampler.sample(copy, greedy, 0, {}).id, static_cast<TokenId>(at)) << vocab;
+    }
+    std::vector<float> low(vocab, -infinity);
+    EXPECT_EQ(sampler.sample(low, greedy, 0, {}).id, no_token);
+    low.back() = -3;
+    EXPECT_EQ(sampler.sample(low, greedy, 0, {}).id, static_cast<TokenId>(vocab - 1));
+  }
+  // What is infinite counts as the largest number there is, so a large number before it comes
+  // first.
+  std::vector<float> logits(3000, 0.0F);
+  logits[10] = std::numeric_limits<float>::max();
+  logits[2000] = infinity;
+  EXPECT_EQ(sample(logits, greedy).id, 10);
+}
+
 TEST(Sampler, FollowsTheSoftmaxOfItsTemperature) {
   const auto logits = random_logits(50, 1);
   for (const float temperature : {0.5F, 1.0F, 2.0F}) {
