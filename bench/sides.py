@@ -42,10 +42,12 @@ def file_of(model):
 
 
 def our_command(model, options):
-    """Nothing is refused for the time that it would wait, since peers refuse nothing either."""
+    """Nothing is refused for the time that it would wait, since peers refuse nothing either. A
+    configuration file among the options names the models itself."""
+    named = [] if "--config" in options else ["--model", model]
     return [system.BINARY, "serve", "--http-listen", "127.0.0.1:{port}", "--rpc-listen", "127.0.0.1:0",
             "--cluster-state-directory", "", "--engine-ttft-objective", "10m",
-            "--engine-queue-time", "10m", "--model", model, *options]
+            "--engine-queue-time", "10m", *named, *options]
 
 
 class Side:
