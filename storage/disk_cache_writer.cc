@@ -24,7 +24,8 @@ constexpr std::uint64_t segments_of_index = 64;  // at least
 constexpr int probe_blocks = 4;
 constexpr std::size_t probe_block_bytes = 128 << 10;
 constexpr int lower_priority = 10;
-constexpr int most_failures = 3;  // writes, one after another
+constexpr std::chrono::seconds spare_time{10};  // that a buffer waits for its next value
+constexpr int most_failures = 3;                // writes, one after another
 
 bool by_hash(const SegmentEntry& a, const SegmentEntry& b) { return a.hash < b.hash; }
 
@@ -366,7 +367,7 @@ bool DiskCacheImpl::rewrite(Lock& lock, const std::vector<std::uint64_t>& segmen
 
 void DiskCacheImpl::sweep(Lock& lock) {
   const auto reclaim = options_.reclaim_within;
-  spare_.clear();  // in use again soon, or not needed
+  spare_.clear_idle(spare_time);
   sweep_at_ = Clock::now() + std::clamp(reclaim / sweeps_of_reclaim, least_sweep, longest_sweep);
   const auto now = now_ms();
   const auto overdue = reclaim.count() / rewrite_of_reclaim;

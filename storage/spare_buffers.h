@@ -3,6 +3,7 @@
 // charged; thread-safe, and nobody waits long: not for a writer that has the cache's mutex.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -24,12 +25,15 @@ class SpareBuffers {
   // Frees it instead where it is small, or would be over the limit.
   void give(std::string&& buffer);
   void clear();
+  // If none was taken or given for so long.
+  void clear_idle(std::chrono::steady_clock::duration time);
   std::uint64_t bytes() const;
 
  private:
   const std::uint64_t limit_bytes_;
   mutable std::mutex mutex_;
   std::vector<std::string> buffers_;
+  std::chrono::steady_clock::time_point used_{};
   Charge charge_;
 };
 

@@ -32,7 +32,9 @@ TEST_F(SpareBuffersTest, WhatIsGivenIsTakenAgain) {
 TEST_F(SpareBuffersTest, NothingIsKeptOverTheLimitNorWhatIsSmall) {
   for (int i = 0; i < 5; ++i) spare_.give(filled(100'000));
   EXPECT_EQ(spare_.bytes(), 300'000U);
-  spare_.clear();
+  spare_.clear_idle(std::chrono::hours(1));
+  EXPECT_EQ(account_.bytes(), 300'000) << "they came just now";
+  spare_.clear_idle({});
   EXPECT_EQ(account_.bytes(), 0);
   spare_.give(filled(SpareBuffers::least_bytes - 1));
   EXPECT_EQ(spare_.bytes(), 0U);
