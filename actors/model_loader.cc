@@ -13,11 +13,12 @@
 namespace plimsoll {
 namespace {
 
-// Keys and values of one token in all layers.
-std::uint64_t kv_token_bytes(const ModelInfo& info, KvType type) {
+// Keys and values of one token in all layers, with their scales.
+std::uint64_t kv_token_bytes(const ModelInfo& info, const EngineSettings& engine) {
   if (info.kind != ModelKind::causal) return 0;
-  const std::uint64_t values = 2ULL * info.layers * info.kv_heads * info.head_dim;
-  return type == KvType::f16 ? 2 * values : values;
+  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, engine.block_tokens,
+                        engine.kv_type};
+  return layout.block_bytes() / engine.block_tokens;
 }
 
 }  // namespace
@@ -50,9 +51,9 @@ ClusterFrontend::Served ModelLoader::serve_text(const ModelEntry& entry,
                                                 std::pair<ModelText, Charge> text) const {
   ClusterFrontend::Served served;
   served.memory = std::move(text.second);
-  served.text = std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
-                                            kv_token_bytes(entry.info, config_.engine.kv_type),
-                                            entry.version);
+  served.text =
+      std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
+                                  kv_token_bytes(entry.info, config_.engine), entry.version);
   served.kind = entry.info.kind;
   served.version = entry.version;
   return served;
@@ -168,8 +169,8 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
     storage::PrefixTierOptions tier;
     tier.model = options.model_version;
     // What is computed otherwise has other bits.
-    tier.variant = fmt::format("{}/{}", static_cast<int>(model.compute),
-                               settings.kv_type == KvType::f16 ? "f16" : "int8");
+    tier.variant =
+        fmt::format("{}/{}", static_cast<int>(model.compute), to_string(settings.kv_type));
     tier.block_tokens = settings.block_tokens;
     tier.block_bytes = block_bytes;
     config.tier = storage::make_prefix_tier(cache_, std::move(tier), tier_budget_, ledger_);

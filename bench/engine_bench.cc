@@ -1,12 +1,13 @@
 // What the engine does with each model, beside what the machine at hand could do at most:
 //
-//   engine_bench [--threads=1,2] [--seconds=1] [--float32|--int8]
+//   engine_bench [--threads=1,2] [--seconds=1] [--float32|--int8] [--kv=f16,int8,int4]
+//                [--context=2000]
 //
 // Prefill of 512 tokens, decode of 1 and of 16 streams from 128 tokens on, embeddings of 16 tokens,
 // for the models found in PLIMSOLL_MODELS, or for PLIMSOLL_BENCH_MODEL alone. A figure is the
 // median of its steps. The limit of a step is the longer of two times: its weights, as the model
 // file holds them, at the measured read bandwidth; its multiply-adds with weights at the measured
-// rate of int8 dots.
+// rate of int8 dots. With --context prefill and decode both start behind so many tokens.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -30,14 +31,17 @@ namespace plimsoll {
 namespace {
 
 constexpr std::uint32_t prompt_tokens = 512;
-constexpr std::uint32_t context_before_decode = 128;
-constexpr std::uint32_t most_tokens = 256;  // of a stream
+constexpr std::uint32_t decoded_tokens = 128;  // of a stream, then it starts again
+constexpr std::size_t most_streams = 16;
 constexpr std::uint32_t sentence_tokens = 16;
 
 struct Options {
   std::vector<int> threads;
   double seconds = 1;
   ComputeMode compute = ComputeMode::automatic;
+  std::vector<KvType> kv_types = {KvType::f16};
+  std::uint32_t before_prefill = 0;  // tokens of context
+  std::uint32_t before_decode = 128;
 };
 
 // What every token, or every step, reads and multiplies with.
@@ -93,7 +97,11 @@ LoadOptions load_options(const Options& options, Ledger& ledger, ThreadPool& poo
   return {.model_version = "bench",
           .compute = options.compute,
           .cache_directory = std::filesystem::temp_directory_path(),
-          .limits = {.tokens = prompt_tokens, .sequences = 32, .logit_rows = 16},
+          .limits = {.tokens = prompt_tokens,
+                     .sequences = 32,
+                     .logit_rows = most_streams,
+                     .context_tokens = std::max(options.before_prefill + prompt_tokens,
+                                                options.before_decode + decoded_tokens)},
           .ledger = &ledger,
           .pool = &pool,
           .progress = {}};
@@ -109,12 +117,15 @@ std::vector<TokenId> text(std::uint32_t tokens, std::uint32_t vocab) {
 
 class Subject {
  public:
-  Subject(const std::filesystem::path& path, const Options& options, int threads) : pool_(threads) {
+  Subject(const std::filesystem::path& path, const Options& options, KvType kv_type, int threads)
+      : options_(options), pool_(threads) {
     auto loaded = load_causal_model(path, load_options(options, ledger_, pool_));
     if (!loaded) throw std::runtime_error(to_string(loaded.error()));
     model_ = std::move(*loaded);
-    const KvLayout layout = model_->kv_layout(16, KvType::f16);
-    auto made = BlockPool::make(layout, layout.blocks_for(16 * 1024) * layout.block_bytes(),
+    const KvLayout layout = model_->kv_layout(16, kv_type);
+    const auto limits = load_options(options, ledger_, pool_).limits;
+    const std::uint64_t blocks = (most_streams + 2) * layout.blocks_for(limits.context_tokens);
+    auto made = BlockPool::make(layout, blocks * layout.block_bytes(),
                                 ledger_.account(Component::kv, "bench", shared_tenant));
     if (!made) throw std::runtime_error(to_string(made.error()));
     kv_ = std::move(*made);
@@ -123,24 +134,28 @@ class Subject {
   }
 
   double prefill_seconds(double seconds) {
-    const auto blocks = take_blocks(prompt_tokens);
-    const SequenceChunk chunk{
-        .tokens = ids_, .start_position = 0, .blocks = blocks, .logit_rows = 1};
+    const auto blocks = take_blocks(options_.before_prefill + prompt_tokens);
+    fill(blocks, options_.before_prefill);
+    const SequenceChunk chunk{.tokens = ids_,
+                              .start_position = options_.before_prefill,
+                              .blocks = blocks,
+                              .logit_rows = 1};
     return median_seconds(seconds, [&] { model_->forward({&chunk, 1}, *kv_, logits_.data()); });
   }
 
   double decode_seconds(double seconds, std::size_t streams) {
     std::vector<std::vector<BlockId>> blocks(streams);
-    for (auto& b : blocks) {
-      b = take_blocks(most_tokens);
-      const SequenceChunk chunk{.tokens = std::span(ids_).first(context_before_decode),
-                                .start_position = 0,
-                                .blocks = b,
-                                .logit_rows = 0};
-      model_->forward({&chunk, 1}, *kv_, nullptr);
+    for (auto& b : blocks) b = take_blocks(options_.before_decode + decoded_tokens);
+    fill(blocks[0], options_.before_decode);
+    const std::size_t block_bytes = kv_->layout().block_bytes();
+    for (std::size_t s = 1; s < streams; ++s) {
+      for (std::size_t b = 0; b < blocks[s].size(); ++b) {
+        std::memcpy(kv_->data() + blocks[s][b].get() * block_bytes,
+                    kv_->data() + blocks[0][b].get() * block_bytes, block_bytes);
+      }
     }
     std::vector<SequenceChunk> chunks(streams);
-    std::uint32_t position = context_before_decode;
+    std::uint32_t position = options_.before_decode;
     return median_seconds(seconds, [&] {
       for (std::size_t i = 0; i < streams; ++i) {
         chunks[i] = {.tokens = std::span(ids_).subspan(i, 1),
@@ -149,11 +164,22 @@ class Subject {
                      .logit_rows = 1};
       }
       model_->forward(chunks, *kv_, logits_.data());
-      if (++position == most_tokens) position = context_before_decode;
+      if (++position == options_.before_decode + decoded_tokens) position = options_.before_decode;
     });
   }
 
  private:
+  // The first `tokens` of a sequence.
+  void fill(const std::vector<BlockId>& blocks, std::uint32_t tokens) {
+    for (std::uint32_t start = 0; start < tokens; start += prompt_tokens) {
+      const SequenceChunk chunk{
+          .tokens = std::span(ids_).first(std::min(prompt_tokens, tokens - start)),
+          .start_position = start,
+          .blocks = blocks,
+          .logit_rows = 0};
+      model_->forward({&chunk, 1}, *kv_, nullptr);
+    }
+  }
   std::vector<BlockId> take_blocks(std::uint32_t tokens) {
     std::vector<BlockId> blocks;
     for (std::uint32_t i = 0; i < kv_->layout().blocks_for(tokens); ++i) {
@@ -162,6 +188,7 @@ class Subject {
     return blocks;
   }
 
+  const Options& options_;
   Ledger ledger_;
   ThreadPool pool_;
   std::unique_ptr<CausalModel> model_;
@@ -170,19 +197,21 @@ class Subject {
   std::vector<TokenId> ids_;
 };
 
-void run_causal(const std::filesystem::path& path, const Options& options, int threads,
-                const Ceilings& ceilings) {
-  const std::string name = path.parent_path().filename().string();
+void run_causal(const std::filesystem::path& path, const Options& options, KvType kv_type,
+                int threads, const Ceilings& ceilings) {
+  std::string name = path.parent_path().filename().string();
+  if (options.kv_types.size() > 1)
+    name = name.substr(0, 16) + " " + std::string(to_string(kv_type));
   const Work work = work_of(path);
   // Of `tokens` in one step, with logits of `rows`, in tokens a second.
   const auto limit = [&](double tokens, double rows) {
     const double macs = tokens * work.layer_weights + rows * work.output_weights;
     return tokens / std::max(macs / ceilings.int8_macs, work.bytes / ceilings.read_bytes);
   };
-  Subject subject(path, options, threads);
+  Subject subject(path, options, kv_type, threads);
   print_row(name, "prefill 512", threads, prompt_tokens / subject.prefill_seconds(options.seconds),
             limit(prompt_tokens, 1));
-  for (const std::size_t streams : {1, 16}) {
+  for (const std::size_t streams : {std::size_t{1}, most_streams}) {
     const auto n = static_cast<double>(streams);
     print_row(name, "decode, streams: " + std::to_string(streams), threads,
               n / subject.decode_seconds(options.seconds, streams), limit(n, n));
@@ -224,6 +253,18 @@ Options parse(int argc, char** argv) {
       options.compute = ComputeMode::float32;
     } else if (argument == "--int8") {
       options.compute = ComputeMode::int8;
+    } else if (argument.starts_with("--context=")) {
+      options.before_prefill = options.before_decode =
+          static_cast<std::uint32_t>(std::strtoul(value.c_str(), nullptr, 10));
+    } else if (argument.starts_with("--kv=")) {
+      options.kv_types.clear();
+      for (const KvType type : {KvType::f16, KvType::int8, KvType::int4}) {
+        if (("," + value + ",").find("," + std::string(to_string(type)) + ",") !=
+            std::string::npos) {
+          options.kv_types.push_back(type);
+        }
+      }
+      if (options.kv_types.empty()) throw std::runtime_error(argument + ": f16, int8 or int4");
     } else {
       throw std::runtime_error("unknown option " + argument);
     }
@@ -269,7 +310,9 @@ void run(const Options& options) {
       if (std::filesystem::is_directory(path)) {
         run_embedding(path, options, options.threads[i]);
       } else {
-        run_causal(path, options, options.threads[i], ceilings[i]);
+        for (const KvType type : options.kv_types) {
+          run_causal(path, options, type, options.threads[i], ceilings[i]);
+        }
       }
     }
   }

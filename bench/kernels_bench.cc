@@ -228,11 +228,15 @@ void attention_bench(benchmark::State& state, KvType type, std::uint32_t heads,
   const double pairs =
       sequences * (static_cast<double>(tokens) * (context - tokens) + tokens * (tokens + 1) / 2.0);
   set_rates(state, 2 * pairs * row,
-            2.0 * sequences * context * kv_row * static_cast<double>(layout.element_bytes()));
+            static_cast<double>(sequences) * context * static_cast<double>(layout.layer_bytes()) /
+                layout.block_tokens);
 }
 void attention_f16_9x64(benchmark::State& state) { attention_bench(state, KvType::f16, 9, 3, 64); }
 void attention_int8_9x64(benchmark::State& state) {
   attention_bench(state, KvType::int8, 9, 3, 64);
+}
+void attention_int4_9x64(benchmark::State& state) {
+  attention_bench(state, KvType::int4, 9, 3, 64);
 }
 void attention_f16_4x256(benchmark::State& state) {
   attention_bench(state, KvType::f16, 4, 1, 256);
@@ -244,6 +248,7 @@ void attention_shapes(benchmark::internal::Benchmark* b) {
 }
 BENCHMARK(attention_f16_9x64)->Apply(attention_shapes);
 BENCHMARK(attention_int8_9x64)->Apply(attention_shapes);
+BENCHMARK(attention_int4_9x64)->Apply(attention_shapes);
 BENCHMARK(attention_f16_4x256)->Apply(attention_shapes);
 
 void write_kv_f16(benchmark::State& state) {

@@ -178,8 +178,9 @@ struct Planned {
   std::optional<ModelLoader> loader;
 };
 
-TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {
+void expect_what_the_plan_says(KvType type) {
   Planned house(1_GiB);
+  house.config.engine.kv_type = type;
   house.config.engine.packed_directory = house.folder.path();
   const auto plan = house.plan();
   ASSERT_TRUE(plan) << to_string(plan.error());
@@ -189,12 +190,24 @@ TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {
   const auto served = house.loader->load_engine(house.model, *entry);
   ASSERT_TRUE(served) << to_string(served.error());
   const auto info = entry->info;
-  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, 16, KvType::f16};
+  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, 16, type};
   EXPECT_EQ(served->engine->stats().kv_blocks_total, plan->kv[0].bytes / layout.block_bytes());
   const auto charged = house.ledger.total_bytes(MemoryKind::anonymous);
   EXPECT_NEAR(static_cast<double>(served->promised.bytes()),
               static_cast<double>(charged) + static_cast<double>(plan->kv[0].bytes), 16_KiB)
       << "what the engine took is what the plan said";
+  // What a tenant's quota counts for a token.
+  auto text = house.loader->read_text(house.model, *entry);
+  ASSERT_TRUE(text) << to_string(text.error());
+  const auto of_text = house.loader->serve_text(*entry, std::move(*text));
+  EXPECT_EQ(of_text.text->kv_token_bytes(), layout.block_bytes() / 16);
+}
+
+TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {
+  for (const KvType type : {KvType::f16, KvType::int8, KvType::int4}) {
+    SCOPED_TRACE(to_string(type));
+    expect_what_the_plan_says(type);
+  }
 }
 
 TEST(ModelLoader, APlanThatDoesNotFitNamesWhatToLower) {

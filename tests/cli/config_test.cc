@@ -44,7 +44,7 @@ http:
   idle_timeout: 2m
 engine:
   kv_memory: 2GiB
-  kv_type: int8
+  kv_type: int4
   max_batch: 12
   prefix_sharing: false
 models:
@@ -75,7 +75,7 @@ tiers:
   EXPECT_EQ(server.http.listen.port, 9000);
   EXPECT_EQ(server.http.idle_timeout, std::chrono::minutes(2));
   EXPECT_EQ(server.engine.kv_bytes, 2_GiB);
-  EXPECT_EQ(server.engine.kv_type, KvType::int8);
+  EXPECT_EQ(server.engine.kv_type, KvType::int4);
   EXPECT_EQ(server.engine.max_batch, 12U);
   EXPECT_FALSE(server.engine.prefix_sharing);
   ASSERT_EQ(server.models.size(), 1U);
@@ -113,6 +113,8 @@ TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
   EXPECT_THAT(refusal("http:\n  listen: nowhere\n"), HasSubstr("'nowhere' is not HOST:PORT"));
   EXPECT_THAT(refusal("http:\n  listen: 127.0.0.1:99999\n"), HasSubstr("from 0 to 65535"));
   EXPECT_THAT(refusal("log_level: info\nlog_level: debug\n"), HasSubstr("is given twice"));
+  EXPECT_THAT(refusal("engine:\n  kv_type: int5\n"),
+              HasSubstr(":2: engine.kv_type: 'int5' is none of f16, int8, int4"));
   EXPECT_THAT(refusal("a: [1, 2\n"), HasSubstr("plimsoll.yaml:"));
 }
 

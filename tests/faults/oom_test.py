@@ -49,7 +49,7 @@ def random_setup(seed):
         "engine_chunk_tokens": min(step, rng.choice([64, 128, 256])),
         "engine_max_batch": rng.choice([4, 8, 16, 32, 64]),
         "engine_block_tokens": rng.choice([16, 32]),
-        "engine_kv_type": rng.choice(["f16", "int8"]),
+        "engine_kv_type": rng.choice(["f16", "int8", "int4"]),
         "engine_prefix_sharing": rng.choice(["true", "true", "false"]),
         "engine_queue_length": rng.choice([32, 256, 1024]),
         "http_body_limit": rng.choice(["1MiB", "8MiB"]),

@@ -29,8 +29,8 @@ class Case:
 
     @property
     def token_bytes(self):  # of SmolLM2-135M
-        values = 2 * 30 * 3 * 64
-        return 2 * values if self.kv_type == "f16" else values + 2 * 30 * 3 * 4
+        rows = 2 * 30 * 3
+        return rows * {"f16": 2 * 64, "int8": 64 + 4, "int4": 64 / 2 + 2 * 4}[self.kv_type]
 
     def settings(self):
         return {
@@ -54,6 +54,7 @@ class Case:
 SHORT = [
     Case(),
     Case(kv="auto", kv_type="int8", limit="80MiB", step=128, batch=8),
+    Case(kv_type="int4", kv="8MiB"),
     Case(embeds=True, limit="192MiB"),
 ]
 LONG = [
@@ -64,7 +65,7 @@ LONG = [
 ] + [
     Case(context=context, step=step, batch=batch, kv_type=kv_type, kv=kv, limit=limit, embeds=embeds)
     for context, step, batch in ((512, 128, 8), (2048, 512, 32), (4096, 1024, 128))
-    for kv_type in ("f16", "int8")
+    for kv_type in ("f16", "int8", "int4")
     for kv, limit in (("auto", "256MiB"), ("128MiB", "384MiB"))
     for embeds in (False, True)
 ]

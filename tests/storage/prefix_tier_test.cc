@@ -30,11 +30,16 @@ class PrefixTierTest : public DiskCacheTest {
     config_.tier.reset();
     shared_.reset();
   }
-  void start(const std::string& variant = "f16") {
+  void start(KvType type = KvType::f16) { start(type, std::string(to_string(type))); }
+  void start(KvType type, const std::string& variant) {
     stop();
     auto cache = open_disk_cache(options_, ledger_);
     if (!cache) throw std::runtime_error(to_string(cache.error()));
     shared_ = std::move(*cache);
+    config_.kv_type = type;
+    block_bytes_ =
+        KvLayout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16, .type = type}
+            .block_bytes();
     config_.tier =
         make_prefix_tier(shared_, {"fake@1", variant, 16, block_bytes_}, budget_, ledger_);
     engine_ = std::make_unique<EngineHarness>(config_, 64);
@@ -47,8 +52,7 @@ class PrefixTierTest : public DiskCacheTest {
     return outcome.usage.cached_tokens;
   }
 
-  const std::uint64_t block_bytes_ =
-      KvLayout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16}.block_bytes();
+  std::uint64_t block_bytes_ = 0;  // once it has started
   EngineConfig config_;
   const std::shared_ptr<TierBudget> budget_ = std::make_shared<TierBudget>(64_KiB, 8_KiB);
   std::shared_ptr<DiskCache> shared_;
@@ -67,8 +71,6 @@ TEST_F(PrefixTierTest, ARestartFindsWhatWasComputed) {
   const auto& alice = stats.tenants.at(TenantId("alice"))[0];
   EXPECT_EQ(alice.hits_total, 18U);
   EXPECT_GT(alice.misses_total, 0U);
-  start("int8");
-  EXPECT_EQ(cached_of(make_request(5, prompt, 10)), 0U) << "blocks of another type";
   stop();
   EXPECT_EQ(budget_->offered + budget_->fetched, 0U);
   EXPECT_EQ(ledger_.account(Component::prefix_cache, "fake@1", TenantId("alice")).bytes(), 0);
@@ -98,6 +100,24 @@ TEST_F(PrefixTierTest, ABlockIsFoundBehindItsOwnTextOnly) {
   EXPECT_EQ(known(second), 2U);
   offer(second, 48);
   EXPECT_TRUE(eventually([&] { return known(second) == 4; }));
+}
+
+TEST_F(PrefixTierTest, BlocksOfAnotherTypeAreNotRead) {
+  const auto prompt = make_prompt(300, 1);
+  constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+  std::uint64_t id = 1;
+  for (const KvType type : types) {
+    start(type);
+    EXPECT_EQ(cached_of(make_request(id++, prompt, 10)), 0U) << to_string(type);
+  }
+  for (const KvType type : types) {
+    start(type);
+    EXPECT_EQ(cached_of(make_request(id++, prompt, 10)), 288U) << to_string(type);
+  }
+  // The size of a block alone tells them apart.
+  start(KvType::int8, "int4");
+  EXPECT_EQ(cached_of(make_request(id++, prompt, 10)), 0U);
+  EXPECT_THAT(troubles(), ::testing::IsEmpty());
 }
 
 TEST_F(PrefixTierTest, DamageOnDiskIsComputedAnew) {

@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cfloat>
 #include <limits>
+#include <type_traits>
 
 #include "engine/kernels/cpu/attention_work.h"
 
@@ -15,6 +16,7 @@
 #include "hwy/highway.h"
 //
 #include "engine/kernels/cpu/exp-inl.h"
+#include "engine/kernels/cpu/rotate-inl.h"
 #include "engine/kernels/cpu/transpose-inl.h"
 #include "hwy/contrib/math/math-inl.h"
 
@@ -30,6 +32,7 @@ constexpr std::size_t tile_keys = attention_tile_keys;
 constexpr std::size_t group_keys = attention_group_keys;
 constexpr std::size_t tile_groups = tile_keys / group_keys;
 constexpr std::size_t tile_vectors = tile_keys / lanes;
+constexpr std::size_t group_columns = KvLayout::group_columns;
 
 // What the registers hold at once: query rows, and vectors of keys (scores) or of dimensions
 // (outputs).
@@ -46,6 +49,7 @@ struct Scratch {
   float* sum;         // [max_rows]
   float* correction;  // [max_rows]: what the outputs so far are to be multiplied with
   float* k;           // [tile_groups, head_dim, group_keys]: keys that had to be transposed
+  float* expanded;    // in the same memory: int4's scales and minima, [4, groups, tile_keys]
 
   Scratch(float* memory, std::size_t head_dim)
       : q(memory),
@@ -54,7 +58,12 @@ struct Scratch {
         largest(scores + attention_max_rows * tile_keys),
         sum(largest + attention_max_rows),
         correction(sum + attention_max_rows),
-        k(correction + attention_max_rows) {}
+        k(correction + attention_max_rows),
+        expanded(k) {}
+};
+
+struct Int4Pair {  // see kv_layout.h
+  std::uint8_t bits;
 };
 
 // One tile of keys and values of a KV head: where its groups of 16 keys lie.
@@ -66,6 +75,10 @@ struct Tile {
   std::size_t v_stride;
   const float* k_scales[tile_groups];  // int8 only
   const float* v_scales[tile_groups];
+  const float* k_scale;  // int4 only: [groups, tile_keys]
+  const float* k_minimum;
+  const float* v_scale;
+  const float* v_minimum;
   std::size_t begin;  // keys of the tile that some query of the item sees: [begin, end)
   std::size_t end;
 };
@@ -84,27 +97,71 @@ HWY_INLINE hn::Vec<DF> LoadFloat(DF d, const std::int8_t* p) {
   return hn::ConvertTo(d, hn::PromoteTo(di32, hn::LoadU(hn::Rebind<std::int8_t, DF>(), p)));
 }
 
+template <class DF>
+HWY_INLINE hn::Vec<DF> LoadInt4(DF d, const Int4Pair* p, bool high) {
+  const hn::Rebind<std::int32_t, DF> di32;
+  const hn::Rebind<std::uint8_t, DF> du8;
+  const auto pairs = hn::PromoteTo(di32, hn::LoadU(du8, &p->bits));
+  return hn::ConvertTo(d, high ? hn::ShiftRight<4>(pairs) : hn::And(pairs, hn::Set(di32, 15)));
+}
+
+// Dimension i of the keys from `key` on, of one group of 16.
+template <class T>
+HWY_INLINE V LoadKeys(const Tile<T>& tile, std::size_t i, std::size_t key) {
+  const T* const group = tile.k[key / group_keys] + key % group_keys;
+  const D d;
+  if constexpr (std::is_same_v<T, Int4Pair>) {
+    const std::size_t at = i / group_columns * tile_keys + key;
+    return hn::MulAdd(LoadInt4(d, group + i / 2 * tile.k_stride, i % 2 != 0),
+                      hn::LoadU(d, tile.k_scale + at), hn::LoadU(d, tile.k_minimum + at));
+  } else {
+    return LoadFloat(d, group + i * tile.k_stride);
+  }
+}
+
+// Dimensions of one value from i on; `high`, of int4: they lie in the upper bits.
+template <class DF, class T>
+HWY_INLINE hn::Vec<DF> LoadValue(DF d, const Tile<T>& tile, std::size_t key, std::size_t i,
+                                 bool high) {
+  const T* const row = tile.v[key / group_keys] + key % group_keys * tile.v_stride;
+  if constexpr (std::is_same_v<T, Int4Pair>) {
+    constexpr std::size_t half = group_columns / 2;
+    const std::size_t at = i / group_columns * tile_keys + key;
+    return hn::MulAdd(LoadInt4(d, row + i / group_columns * half + i % half, high),
+                      hn::Set(d, tile.v_scale[at]), hn::Set(d, tile.v_minimum[at]));
+  } else {
+    return LoadFloat(d, row + i);
+  }
+}
+
 // scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
 template <class T, std::size_t Rows>
 HWY_INLINE void Score(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
                       float* HWY_RESTRICT scores) {
-  constexpr std::size_t per_group = group_keys / lanes;
-  constexpr std::size_t columns = groups_at_once * per_group;
+  constexpr std::size_t columns = groups_at_once * group_keys / lanes;
   const D d;
   for (std::size_t g = 0; g < tile_groups; g += groups_at_once) {
     V sum[Rows][columns];
     for (auto& row : sum) {
       for (V& s : row) s = hn::Zero(d);
     }
-    for (std::size_t i = 0; i < head_dim; ++i) {
+    const auto add = [&](std::size_t i) HWY_ATTR {
       V k[columns];
       for (std::size_t c = 0; c < columns; ++c) {
-        k[c] = LoadFloat(d, tile.k[g + c / per_group] + i * tile.k_stride + c % per_group * lanes);
+        k[c] = LoadKeys(tile, i, g * group_keys + c * lanes);
       }
       for (std::size_t r = 0; r < Rows; ++r) {
         const V x = hn::Set(d, q[r * head_dim + i]);
         for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
       }
+    };
+    if constexpr (std::is_same_v<T, Int4Pair>) {
+      for (std::size_t i = 0; i < head_dim; i += 2) {
+        add(i);
+        add(i + 1);
+      }
+    } else {
+      for (std::size_t i = 0; i < head_dim; ++i) add(i);
     }
     for (std::size_t r = 0; r < Rows; ++r) {
       for (std::size_t c = 0; c < columns; ++c) {
@@ -132,9 +189,13 @@ HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Ti
     const std::size_t begin = std::max(tile.begin, g * group_keys);
     const std::size_t end = std::min(tile.end, (g + 1) * group_keys);
     for (std::size_t key = begin; key < end; ++key) {
-      const T* const row = tile.v[g] + key % group_keys * tile.v_stride + first;
       hn::Vec<DF> v[Vectors];
-      for (std::size_t c = 0; c < Vectors; ++c) v[c] = LoadFloat(d, row + c * n);
+      for (std::size_t c = 0; c < Vectors; ++c) {
+        const std::size_t i = first + c * n;
+        // Where `first` is a multiple of the group, the compiler is to know which half it is.
+        const std::size_t column = Vectors * n % group_columns == 0 ? c * n : i;
+        v[c] = LoadValue(d, tile, key, i, column % group_columns >= group_columns / 2);
+      }
       for (std::size_t r = 0; r < Rows; ++r) {
         const auto weight = hn::Set(d, weights[r * tile_keys + key]);
         for (std::size_t c = 0; c < Vectors; ++c) sum[r][c] = hn::MulAdd(weight, v[c], sum[r][c]);
@@ -176,7 +237,7 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
   V most = hn::Set(d, largest);
   for (std::size_t c = 0; c < tile_vectors; ++c) {
     s[c] = hn::LoadU(d, scores + c * lanes);
-    if constexpr (sizeof(T) == 1) {
+    if constexpr (std::is_same_v<T, std::int8_t>) {
       const float* const scales = tile.k_scales[c * lanes / group_keys] + c * lanes % group_keys;
       s[c] = hn::Mul(s[c], hn::LoadU(d, scales));
     }
@@ -201,7 +262,7 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
   for (std::size_t c = 0; c < tile_vectors; ++c) {
     V weight = BoundedExp(d, hn::Sub(s[c], most));
     added = hn::Add(added, weight);
-    if constexpr (sizeof(T) == 1) {
+    if constexpr (std::is_same_v<T, std::int8_t>) {
       const float* const scales = tile.v_scales[c * lanes / group_keys] + c * lanes % group_keys;
       weight = hn::Mul(weight, hn::LoadU(d, scales));
     }
@@ -231,16 +292,36 @@ HWY_INLINE void ForRows(std::size_t rows, F f) {
   }
 }
 
+// out[i, key] = in[i, key] for 16 keys: int4's scales and minima, which are f16.
+HWY_INLINE void ExpandScales(const hwy::float16_t* in, std::size_t block_tokens, std::size_t rows,
+                             float* out) {
+  const D d;
+  for (std::size_t i = 0; i < rows; ++i) {
+    for (std::size_t key = 0; key < group_keys; key += lanes) {
+      hn::StoreU(LoadFloat(d, in + i * block_tokens + key), d, out + i * tile_keys + key);
+    }
+  }
+}
+
 template <class T>
 HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
                              std::uint32_t layer, std::span<const BlockId> blocks,
-                             std::size_t kv_head, std::size_t first, std::size_t lo,
-                             std::size_t hi) {
+                             std::size_t kv_head, std::size_t first, std::size_t lo, std::size_t hi,
+                             float* memory) {
   Tile<T> tile;
   tile.k_stride = layout.block_tokens;
-  tile.v_stride = layout.head_dim;
+  tile.v_stride = layout.row_bytes() / sizeof(T);
   tile.begin = std::max(lo, first) - first;
   tile.end = std::min(hi - first, tile_keys);
+  const std::size_t groups = layout.groups();
+  float* const k_expanded = memory;
+  float* const v_expanded = k_expanded + 2 * groups * tile_keys;
+  if constexpr (std::is_same_v<T, Int4Pair>) {
+    tile.k_scale = k_expanded;
+    tile.k_minimum = k_expanded + groups * tile_keys;
+    tile.v_scale = v_expanded;
+    tile.v_minimum = v_expanded + groups * tile_keys;
+  }
   for (std::size_t g = 0; g < tile_groups; ++g) {
     // A group that no query sees may have no block: another stands in, its scores are masked.
     const std::size_t seen = std::clamp(g, tile.begin / group_keys, (tile.end - 1) / group_keys);
@@ -251,14 +332,22 @@ HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
     const auto head = [&](std::size_t offset) {
       return reinterpret_cast<const T*>(block + offset + kv_head * layout.head_bytes());
     };
+    const auto scales = [&](std::size_t offset) {
+      using Scale = std::conditional_t<std::is_same_v<T, Int4Pair>, hwy::float16_t, float>;
+      const std::byte* const of_head = block + offset + kv_head * layout.head_scales_bytes();
+      return reinterpret_cast<const Scale*>(of_head) + slot;
+    };
     tile.k[g] = head(layout.k_offset(layer)) + slot;
-    tile.v[g] = head(layout.v_offset(layer)) + slot * layout.head_dim;
-    if constexpr (sizeof(T) == 1) {
-      const std::size_t scale = kv_head * layout.block_tokens + slot;
-      tile.k_scales[g] =
-          reinterpret_cast<const float*>(block + layout.k_scales_offset(layer)) + scale;
-      tile.v_scales[g] =
-          reinterpret_cast<const float*>(block + layout.v_scales_offset(layer)) + scale;
+    tile.v[g] = head(layout.v_offset(layer)) + slot * tile.v_stride;
+    if constexpr (std::is_same_v<T, std::int8_t>) {
+      tile.k_scales[g] = scales(layout.k_scales_offset(layer));
+      tile.v_scales[g] = scales(layout.v_scales_offset(layer));
+    }
+    if constexpr (std::is_same_v<T, Int4Pair>) {
+      ExpandScales(scales(layout.k_scales_offset(layer)), layout.block_tokens, 2 * groups,
+                   k_expanded + g * group_keys);
+      ExpandScales(scales(layout.v_scales_offset(layer)), layout.block_tokens, 2 * groups,
+                   v_expanded + g * group_keys);
     }
   }
   return tile;
@@ -311,6 +400,8 @@ HWY_INLINE void AttendRows(const AttentionShape& shape, const AttentionSequence&
       scratch.q[r * head_dim + i] = q[i] * shape.scale;
       scratch.out[r * head_dim + i] = 0.0F;
     }
+    // As the keys are.
+    if constexpr (std::is_same_v<T, Int4Pair>) Rotate(scratch.q + r * head_dim, head_dim);
     scratch.largest[r] = -FLT_MAX;  // not -infinity: a difference of two of those is NaN
     scratch.sum[r] = 0.0F;
   }
@@ -351,13 +442,13 @@ void AttendPaged(const AttentionShape& shape, const KvLayout& layout, const std:
     AttendRows<T>(shape, sequence, stride, stride, true, item, scratch,
                   [&](std::size_t first, std::size_t lo, std::size_t hi) HWY_ATTR {
                     return PagedTile<T>(layout, pool_data, layer, sequence.blocks, item.kv_head,
-                                        first, lo, hi);
+                                        first, lo, hi, scratch.expanded);
                   });
   };
-  if (layout.type == KvType::f16) {
-    attend(hwy::float16_t());
-  } else {
-    attend(std::int8_t());
+  switch (layout.type) {
+    case KvType::f16: attend(hwy::float16_t()); break;
+    case KvType::int8: attend(std::int8_t()); break;
+    case KvType::int4: attend(Int4Pair()); break;
   }
 }
 
@@ -408,7 +499,7 @@ void for_each_item(const AttentionShape& shape, std::span<const AttentionSequenc
 
 std::size_t attention_scratch_floats(const AttentionShape& shape) {
   const std::size_t floats = attention_max_rows * (2 * shape.head_dim + attention_tile_keys + 3) +
-                             attention_tile_keys * shape.head_dim;
+                             attention_tile_keys * std::max(shape.head_dim, 4U);
   return (floats + 15) / 16 * 16;  // so that every thread's part starts on a cache line
 }
 
@@ -417,6 +508,7 @@ void attention(const AttentionShape& shape, const KvLayout& layout, const std::b
                std::size_t row_stride, std::span<float> scratch, ThreadPool& pool) {
   assert(shape.kv_heads == layout.kv_heads && shape.head_dim == layout.head_dim);
   assert(layout.block_tokens % attention_group_keys == 0);
+  assert(layout.type != KvType::int4 || layout.head_dim % 2 == 0);
   const auto attend = PLIMSOLL_DISPATCH(AttendPaged);
   for_each_item(shape, sequences, scratch, pool, [&](const AttentionItem& item, float* memory) {
     const AttentionSequence& sequence = sequences[item.sequence];

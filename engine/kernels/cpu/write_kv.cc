@@ -1,13 +1,17 @@
+#include <algorithm>
 #include <cassert>
 #include <cstring>
 
 #include "engine/kernels/cpu/attention.h"
+#include "engine/quantize/dequantize.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/kernels/cpu/write_kv.cc"
 #include "engine/kernels/cpu/dispatch.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+//
+#include "engine/kernels/cpu/rotate-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace plimsoll {
@@ -17,8 +21,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 constexpr std::size_t lanes = HWY_LANES(float);
+constexpr std::size_t group_columns = KvLayout::group_columns;
 
-// out[i] = x[i] as f16, at most 65504 in magnitude: infinity times a weight of 0 is NaN.
+// out[i] = x[i] as f16, at most 65504 in magnitude, NaN too: infinity times a weight of 0 is NaN.
 void ToHalf(const float* x, std::size_t n, hwy::float16_t* out) {
   const D d;
   const hn::Rebind<hwy::float16_t, D> dh;
@@ -50,6 +55,34 @@ float ToInt8(const float* x, std::size_t n, std::int8_t* out) {
   return amax / 127.0F;
 }
 
+// u[i] = round((x[i] - minimum) / scale), 0 to 15, of one group. Scale and minimum are f16, and u
+// is found with what they were rounded to. As in ToHalf nothing is beyond f16: no block holds a
+// NaN. The same bits on every instruction set.
+void ToInt4(const float* x, std::uint8_t* u, std::uint16_t& scale, std::uint16_t& minimum) {
+  const D d;
+  const hn::Rebind<std::uint8_t, D> du8;
+  const V largest = hn::Set(d, 65504.0F);
+  const auto load = [&](std::size_t i) HWY_ATTR {
+    return hn::Max(hn::Min(hn::LoadU(d, x + i), largest), hn::Neg(largest));
+  };
+  V low = largest, high = hn::Neg(largest);
+  for (std::size_t i = 0; i < group_columns; i += lanes) {
+    low = hn::Min(low, load(i));
+    high = hn::Max(high, load(i));
+  }
+  const float lowest = hn::GetLane(hn::MinOfLanes(d, low));
+  minimum = float_to_half(lowest);
+  scale = float_to_half((hn::GetLane(hn::MaxOfLanes(d, high)) - lowest) / 15.0F);
+  const float step = half_to_float(scale);
+  const V from = hn::Set(d, half_to_float(minimum));
+  const V inverse = hn::Set(d, step > 0 ? 1.0F / step : 0.0F);
+  for (std::size_t i = 0; i < group_columns; i += lanes) {
+    const V steps = hn::Mul(hn::Sub(load(i), from), inverse);
+    const V bounded = hn::Min(hn::Max(steps, hn::Zero(d)), hn::Set(d, 15.0F));
+    hn::StoreU(hn::DemoteTo(du8, hn::NearestInt(bounded)), du8, u + i);
+  }
+}
+
 // Converts one head's row and stores it as row `slot` of a block's V, or as column `slot` of its
 // transposed K. `row` is a zero-padded copy: head_dim need not be a multiple of the vector.
 template <class T, class Convert>
@@ -70,43 +103,77 @@ HWY_INLINE float StoreRow(const float* x, std::size_t head_dim, T* head, std::si
   return scale;
 }
 
+// The same of int4, with the scales and minima of its groups (see kv_layout.h). Keys are rotated.
+HWY_INLINE void StoreInt4Row(const float* x, const KvLayout& layout, std::byte* head,
+                             std::byte* head_scales, std::size_t slot, bool transposed) {
+  constexpr std::size_t half = group_columns / 2;
+  const std::size_t block_tokens = layout.block_tokens;
+  const std::size_t groups = layout.groups();
+  auto* const scales = reinterpret_cast<std::uint16_t*>(head_scales) + slot;
+  auto* const minima = scales + groups * block_tokens;
+  auto* const bytes = reinterpret_cast<std::uint8_t*>(head);
+  HWY_ALIGN float row[max_head_dim];
+  std::memcpy(row, x, layout.head_dim * sizeof(float));
+  if (transposed) Rotate(row, layout.head_dim);
+  // The last group is filled up with one of its own: a zero would count for the minimum.
+  std::fill(row + layout.head_dim, row + groups * group_columns, row[layout.head_dim - 1]);
+  HWY_ALIGN std::uint8_t u[group_columns];
+  for (std::size_t g = 0; g < groups; ++g) {
+    ToInt4(row + g * group_columns, u, scales[g * block_tokens], minima[g * block_tokens]);
+    if (transposed) {
+      std::uint8_t* const at = bytes + g * half * block_tokens + slot;
+      for (std::size_t i = 0; i < half; ++i) {
+        at[i * block_tokens] = static_cast<std::uint8_t>(u[2 * i] | u[2 * i + 1] << 4);
+      }
+    } else {
+      std::uint8_t* const at = bytes + slot * layout.row_bytes() + g * half;
+      for (std::size_t i = 0; i < half; ++i) {
+        at[i] = static_cast<std::uint8_t>(u[i] | u[i + half] << 4);
+      }
+    }
+  }
+}
+
+void StoreToken(const KvLayout& layout, std::byte* block, std::uint32_t layer, std::size_t slot,
+                const float* values, bool keys) {
+  const std::size_t block_tokens = layout.block_tokens;
+  const std::size_t head_dim = layout.head_dim;
+  std::byte* head = block + (keys ? layout.k_offset(layer) : layout.v_offset(layer));
+  std::byte* scales =
+      block + (keys ? layout.k_scales_offset(layer) : layout.v_scales_offset(layer));
+  for (std::size_t h = 0; h < layout.kv_heads; ++h) {
+    const float* const row = values + h * head_dim;
+    switch (layout.type) {
+      case KvType::f16:
+        StoreRow(row, head_dim, reinterpret_cast<hwy::float16_t*>(head), slot, block_tokens, keys,
+                 [](const float* x, std::size_t n, hwy::float16_t* out) HWY_ATTR {
+                   ToHalf(x, n, out);
+                   return 0.0F;
+                 });
+        break;
+      case KvType::int8:
+        reinterpret_cast<float*>(scales)[slot] =
+            StoreRow(row, head_dim, reinterpret_cast<std::int8_t*>(head), slot, block_tokens, keys,
+                     [](const float* x, std::size_t n, std::int8_t* out)
+                         HWY_ATTR { return ToInt8(x, n, out); });
+        break;
+      case KvType::int4: StoreInt4Row(row, layout, head, scales, slot, keys); break;
+    }
+    head += layout.head_bytes();
+    scales += layout.head_scales_bytes();
+  }
+}
+
 void WriteKv(const KvLayout& layout, std::byte* pool_data, std::uint32_t layer,
              std::span<const BlockId> blocks, std::uint32_t start_position, std::uint32_t tokens,
              const float* k, const float* v, std::size_t row_stride) {
-  const std::size_t block_tokens = layout.block_tokens;
-  const std::size_t head_dim = layout.head_dim;
   for (std::uint32_t t = 0; t < tokens; ++t, k += row_stride, v += row_stride) {
     const std::uint32_t position = start_position + t;
-    const std::size_t slot = position % block_tokens;
+    const std::size_t slot = position % layout.block_tokens;
     std::byte* const block =
-        pool_data + blocks[position / block_tokens].get() * layout.block_bytes();
-    for (std::size_t head = 0; head < layout.kv_heads; ++head) {
-      const float* const k_row = k + head * head_dim;
-      const float* const v_row = v + head * head_dim;
-      std::byte* const k_head = block + layout.k_offset(layer) + head * layout.head_bytes();
-      std::byte* const v_head = block + layout.v_offset(layer) + head * layout.head_bytes();
-      if (layout.type == KvType::f16) {
-        const auto convert = [](const float* x, std::size_t n, hwy::float16_t* out) HWY_ATTR {
-          ToHalf(x, n, out);
-          return 0.0F;
-        };
-        StoreRow(k_row, head_dim, reinterpret_cast<hwy::float16_t*>(k_head), slot, block_tokens,
-                 true, convert);
-        StoreRow(v_row, head_dim, reinterpret_cast<hwy::float16_t*>(v_head), slot, block_tokens,
-                 false, convert);
-      } else {
-        const auto convert = [](const float* x, std::size_t n, std::int8_t* out)
-                                 HWY_ATTR { return ToInt8(x, n, out); };
-        auto* const k_scales = reinterpret_cast<float*>(block + layout.k_scales_offset(layer));
-        auto* const v_scales = reinterpret_cast<float*>(block + layout.v_scales_offset(layer));
-        k_scales[head * block_tokens + slot] =
-            StoreRow(k_row, head_dim, reinterpret_cast<std::int8_t*>(k_head), slot, block_tokens,
-                     true, convert);
-        v_scales[head * block_tokens + slot] =
-            StoreRow(v_row, head_dim, reinterpret_cast<std::int8_t*>(v_head), slot, block_tokens,
-                     false, convert);
-      }
-    }
+        pool_data + blocks[position / layout.block_tokens].get() * layout.block_bytes();
+    StoreToken(layout, block, layer, slot, k, true);
+    StoreToken(layout, block, layer, slot, v, false);
   }
 }
 

@@ -105,6 +105,8 @@ void expect_near(const std::vector<float>& got, const std::vector<double>& want,
   for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << i;
 }
 
+constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+
 std::vector<AttentionShape> shapes() {
   return {
       {.heads = 9, .kv_heads = 3, .head_dim = 64, .scale = 0.125F},
@@ -127,22 +129,23 @@ TEST_P(Attention, MatchesTheDefinition) {
   ThreadPool threads(2);
   for (const AttentionShape& shape : shapes()) {
     for (const std::uint32_t tokens : {1, 15, 16, 17, 65, 150}) {
-      for (const KvType type : {KvType::f16, KvType::int8}) {
+      for (const KvType type : types) {
         const KvLayout layout = layout_of(shape, type, tokens % 2 == 0 ? 16 : 32);
         std::uint32_t last = 2 * layout.blocks_for(tokens) + 1;
         Pool pool(layout, last);
         Sequence s(shape, tokens, tokens);
         give_blocks(s, layout, last);
-        // f16 rounds keys and values to 11 bits, int8 to about 7 of the largest of a head.
-        expect_near(run(shape, pool, s, 1000, threads), reference(shape, s, true),
-                    type == KvType::f16 ? 4e-3 : 6e-2);
+        // f16 rounds keys and values to 11 bits, int8 to about 7 of the largest of a head, int4 to
+        // half a fifteenth of a group's range.
+        const double tolerance = type == KvType::f16 ? 4e-3 : type == KvType::int8 ? 6e-2 : 0.6;
+        expect_near(run(shape, pool, s, 1000, threads), reference(shape, s, true), tolerance);
       }
     }
   }
 }
 
 TEST_P(Attention, DoesNotDependOnChunksThreadsOrBlockSize) {
-  for (const KvType type : {KvType::f16, KvType::int8}) {
+  for (const KvType type : types) {
     for (const AttentionShape& shape : shapes()) {
       const std::uint32_t tokens = 83;
       Sequence s(shape, tokens, 5);
@@ -169,9 +172,9 @@ TEST_P(Attention, DoesNotDependOnChunksThreadsOrBlockSize) {
   }
 }
 
-TEST_P(Attention, DoesNotDependOnTheOtherSequences) {
+void expect_the_same_beside_others(KvType type) {
   const AttentionShape shape = shapes()[0];
-  const KvLayout layout = layout_of(shape, KvType::f16, 16);
+  const KvLayout layout = layout_of(shape, type, 16);
   ThreadPool threads(2);
   const std::size_t row = shape.heads * shape.head_dim, kv_row = shape.kv_heads * shape.head_dim;
   std::vector<Sequence> sequences;
@@ -204,10 +207,17 @@ TEST_P(Attention, DoesNotDependOnTheOtherSequences) {
   attention(shape, layout, pool.data(), layer, {}, row, scratch, threads);  // no work is fine
 }
 
-TEST_P(Attention, BlocksBelowTheWindowAreNotTouched) {
+TEST_P(Attention, DoesNotDependOnTheOtherSequences) {
+  for (const KvType type : types) {
+    SCOPED_TRACE(to_string(type));
+    expect_the_same_beside_others(type);
+  }
+}
+
+void expect_blocks_below_the_window_untouched(KvType type) {
   AttentionShape shape = shapes()[0];
   shape.window = 20;
-  const KvLayout layout = layout_of(shape, KvType::f16, 16);
+  const KvLayout layout = layout_of(shape, type, 16);
   ThreadPool threads(1);
   std::uint32_t last = 2 * layout.blocks_for(150) + 1;
   Pool pool(layout, last);
@@ -223,10 +233,17 @@ TEST_P(Attention, BlocksBelowTheWindowAreNotTouched) {
   EXPECT_EQ(std::memcmp(out.data(), whole.data() + 149 * row, row * sizeof(float)), 0);
 }
 
+TEST_P(Attention, BlocksBelowTheWindowAreNotTouched) {
+  for (const KvType type : types) {
+    SCOPED_TRACE(to_string(type));
+    expect_blocks_below_the_window_untouched(type);
+  }
+}
+
 TEST_P(Attention, ExtremesStayFinite) {
   const AttentionShape shape{.heads = 2, .kv_heads = 1, .head_dim = 32, .scale = 1.0F};
   ThreadPool threads(1);
-  for (const KvType type : {KvType::f16, KvType::int8}) {
+  for (const KvType type : types) {
     for (const float deviation : {0.0F, 1e-40F, 1e5F}) {  // 1e5 is beyond f16
       const KvLayout layout = layout_of(shape, type, 16);
       std::uint32_t last = 2 * layout.blocks_for(40) + 1;

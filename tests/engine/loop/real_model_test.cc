@@ -163,11 +163,11 @@ TEST_P(TinyModels, AnotherEngineGoesOnBehindAnyLength) {
   expect_same_text_from_any_length(model, 101, 60, kv_type);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, TinyModels,
-                         ::testing::Combine(::testing::Values("llama", "gemma3"),
-                                            ::testing::Values(ComputeMode::float32,
-                                                              ComputeMode::int8),
-                                            ::testing::Values(KvType::f16, KvType::int8)));
+INSTANTIATE_TEST_SUITE_P(
+    Families, TinyModels,
+    ::testing::Combine(::testing::Values("llama", "gemma3"),
+                       ::testing::Values(ComputeMode::float32, ComputeMode::int8),
+                       ::testing::Values(KvType::f16, KvType::int8, KvType::int4)));
 
 class PublishedModel : public ::testing::Test {
  protected:

@@ -184,16 +184,18 @@ INSTANTIATE_TEST_SUITE_P(All, DecoderSteps,
                          ::testing::Values(std::tuple{"llama", ComputeMode::float32, KvType::f16},
                                            std::tuple{"llama", ComputeMode::int8, KvType::f16},
                                            std::tuple{"gemma3", ComputeMode::float32, KvType::int8},
-                                           std::tuple{"gemma3", ComputeMode::int8, KvType::f16}),
+                                           std::tuple{"gemma3", ComputeMode::int8, KvType::f16},
+                                           std::tuple{"llama", ComputeMode::int8, KvType::int4},
+                                           std::tuple{"gemma3", ComputeMode::float32,
+                                                      KvType::int4}),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) +
                                   (std::get<1>(info.param) == ComputeMode::int8 ? "_int8"
                                                                                 : "_float32") +
-                                  (std::get<2>(info.param) == KvType::int8 ? "_kv_int8"
-                                                                           : "_kv_f16");
+                                  "_kv_" + std::string(to_string(std::get<2>(info.param)));
                          });
 
-TEST(Decoder, Int8KvIsCloseToF16) {
+TEST(Decoder, SmallerKvIsCloseToF16) {
   TemporaryFolder folder;
   const auto path = folder.path() / "model.gguf";
   make_tiny_model("llama").write(path);
@@ -202,6 +204,10 @@ TEST(Decoder, Int8KvIsCloseToF16) {
   const auto int8 = ModelRunner(path, {.kv_type = KvType::int8}).all_logits(tokens, 50);
   EXPECT_LT(relative_error(int8, f16), 0.03);
   EXPECT_NE(int8, f16);
+  // A step of int4 is 2/15 of a group's largest, where one of int8 is 1/127.
+  const auto int4 = ModelRunner(path, {.kv_type = KvType::int4}).all_logits(tokens, 50);
+  EXPECT_LT(relative_error(int4, f16), 0.3);
+  EXPECT_NE(int4, int8);
 }
 
 TEST(Decoder, AStepAllocatesNothing) {

@@ -2,10 +2,13 @@
 // tests/golden/make_models.py.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -66,6 +69,25 @@ TEST_P(GoldenModel, FloatLogitsAndGreedyTextEqualTheReference) {
   EXPECT_EQ(runner.greedy(prompts, continuations[0].size()), continuations);
 }
 
+// The logarithm of the sum of a row's exponentials.
+double log_sum(std::span<const float> row) {
+  const float most = *std::ranges::max_element(row);
+  double sum = 0;
+  for (const float logit : row) sum += std::exp(logit - most);
+  return most + std::log(sum);
+}
+
+// Kullback-Leibler, in nats: of the distribution with these logits from that with the exact ones.
+double divergence(std::span<const float> exact, std::span<const float> logits) {
+  const double p_sum = log_sum(exact), q_sum = log_sum(logits);
+  double sum = 0;
+  for (std::size_t i = 0; i < exact.size(); ++i) {
+    const double log_p = exact[i] - p_sum;
+    sum += std::exp(log_p) * (log_p - (logits[i] - q_sum));
+  }
+  return sum;
+}
+
 // Mean negative log-likelihood of the tokens after the first.
 double mean_nll(ModelRunner& runner, std::span<const TokenId> ids) {
   constexpr std::size_t chunk_tokens = 64;
@@ -78,11 +100,8 @@ double mean_nll(ModelRunner& runner, std::span<const TokenId> ids) {
         runner.chunk(sequence, part, static_cast<std::uint32_t>(part.size()));
     const auto logits = runner.step({&chunk, 1});
     for (std::size_t t = 0; t < part.size() && first + t + 1 < ids.size(); ++t) {
-      const float* const row = &logits[t * vocab];
-      const float most = *std::max_element(row, row + vocab);
-      double sum = 0;
-      for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(row[i] - most);
-      total += most + std::log(sum) - row[ids[first + t + 1]];
+      const auto row = std::span(logits).subspan(t * vocab, vocab);
+      total += log_sum(row) - row[ids[first + t + 1]];
     }
   }
   runner.release(sequence);
@@ -118,25 +137,57 @@ TEST_P(GoldenModel, Int8DistributionsAreCloseToFloat32) {
   ASSERT_EQ(exact.size(), fast.size());
   ASSERT_FALSE(exact.empty());
   const std::size_t vocab = exact.size() / ids.size();
-  const auto log_sum = [&](const float* row) {
-    const float most = *std::max_element(row, row + vocab);
-    double sum = 0;
-    for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(row[i] - most);
-    return most + std::log(sum);
-  };
-  double divergence = 0;  // Kullback-Leibler, in nats
+  double sum = 0;
   for (std::size_t t = 0; t < ids.size(); ++t) {
-    const float* const p = &exact[t * vocab];
-    const float* const q = &fast[t * vocab];
-    const double p_sum = log_sum(p), q_sum = log_sum(q);
-    for (std::size_t i = 0; i < vocab; ++i) {
-      const double log_p = p[i] - p_sum;
-      divergence += std::exp(log_p) * (log_p - (q[i] - q_sum));
+    sum += divergence(std::span(exact).subspan(t * vocab, vocab),
+                      std::span(fast).subspan(t * vocab, vocab));
+  }
+  const double mean = sum / static_cast<double>(ids.size());
+  std::cout << "mean divergence " << mean << " nats\n";
+  EXPECT_LT(mean, 0.004);
+}
+
+// What a smaller KV cache costs, against one that is as good as float32 (f16: within KV_F16 nats).
+TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
+  const auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
+  TemporaryFolder cache;
+  constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+  std::vector<std::unique_ptr<ModelRunner>> runners;
+  for (const KvType type : types) {
+    runners.push_back(std::make_unique<ModelRunner>(
+        path_,
+        ModelRunner::Options{
+            .compute = ComputeMode::int8, .kv_type = type, .cache_directory = cache.path()}));
+    ASSERT_NE(runners.back()->model(), nullptr) << to_string(runners.back()->error());
+  }
+  const std::size_t vocab = runners[0]->model()->info().vocab;
+  std::vector<ModelRunner::Sequence> sequences(3);
+  double nll[3] = {}, diverged[3] = {};
+  constexpr std::size_t chunk_tokens = 64;
+  for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
+    const auto part = std::span(ids).subspan(first, std::min(chunk_tokens, ids.size() - first));
+    std::vector<float> logits[3];
+    for (int i = 0; i < 3; ++i) {
+      const auto chunk =
+          runners[i]->chunk(sequences[i], part, static_cast<std::uint32_t>(part.size()));
+      logits[i] = runners[i]->step({&chunk, 1});
+      for (std::size_t t = 0; t < part.size(); ++t) {
+        const auto row = std::span(logits[i]).subspan(t * vocab, vocab);
+        diverged[i] += divergence(std::span(logits[0]).subspan(t * vocab, vocab), row);
+        if (first + t + 1 < ids.size()) nll[i] += log_sum(row) - row[ids[first + t + 1]];
+      }
     }
   }
-  divergence /= static_cast<double>(ids.size());
-  std::cout << "mean divergence " << divergence << " nats\n";
-  EXPECT_LT(divergence, 0.004);
+  const double expected = golden_["text"]["mean_nll"].get<double>();
+  std::cout << "float32 reference: perplexity " << std::exp(expected) << "\n";
+  for (int i = 0; i < 3; ++i) {
+    nll[i] /= static_cast<double>(ids.size() - 1);
+    diverged[i] /= static_cast<double>(ids.size());
+    std::cout << to_string(types[i]) << ": perplexity " << std::exp(nll[i]) << ", divergence "
+              << diverged[i] << " nats\n";
+  }
+  EXPECT_LT(diverged[1], golden_["text"]["kv_int8_divergence"].get<double>());
+  EXPECT_LT(diverged[2], golden_["text"]["kv_int4_divergence"].get<double>());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::Values("smollm2", "gemma3"),
