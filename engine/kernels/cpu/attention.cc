@@ -134,6 +134,19 @@ HWY_INLINE hn::Vec<DF> LoadValue(DF d, const Tile<T>& tile, std::size_t key, std
   }
 }
 
+// sum[r, key] += q[r, i] * k[key, i] for one dimension and the keys from `key` on.
+template <class T, std::size_t Rows, std::size_t Columns>
+HWY_INLINE void AddDimension(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
+                             std::size_t i, std::size_t key, V (&sum)[Rows][Columns]) {
+  const D d;
+  V k[Columns];
+  for (std::size_t c = 0; c < Columns; ++c) k[c] = LoadKeys(tile, i, key + c * lanes);
+  for (std::size_t r = 0; r < Rows; ++r) {
+    const V x = hn::Set(d, q[r * head_dim + i]);
+    for (std::size_t c = 0; c < Columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
+  }
+}
+
 // scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
 template <class T, std::size_t Rows>
 HWY_INLINE void Score(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
@@ -145,23 +158,11 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, std::size_t head_dim, const T
     for (auto& row : sum) {
       for (V& s : row) s = hn::Zero(d);
     }
-    const auto add = [&](std::size_t i) HWY_ATTR {
-      V k[columns];
-      for (std::size_t c = 0; c < columns; ++c) {
-        k[c] = LoadKeys(tile, i, g * group_keys + c * lanes);
+    constexpr std::size_t at_once = std::is_same_v<T, Int4Pair> ? 2 : 1;  // that share their bytes
+    for (std::size_t i = 0; i < head_dim; i += at_once) {
+      for (std::size_t j = 0; j < at_once; ++j) {
+        AddDimension(q, head_dim, tile, i + j, g * group_keys, sum);
       }
-      for (std::size_t r = 0; r < Rows; ++r) {
-        const V x = hn::Set(d, q[r * head_dim + i]);
-        for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
-      }
-    };
-    if constexpr (std::is_same_v<T, Int4Pair>) {
-      for (std::size_t i = 0; i < head_dim; i += 2) {
-        add(i);
-        add(i + 1);
-      }
-    } else {
-      for (std::size_t i = 0; i < head_dim; ++i) add(i);
     }
     for (std::size_t r = 0; r < Rows; ++r) {
       for (std::size_t c = 0; c < columns; ++c) {

@@ -6,11 +6,12 @@
 #define PLIMSOLL_ROTATE_INL_H
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <utility>
 
-#include "engine/kernels/cpu/attention.h"
+#include "engine/kv/kv_layout.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,18 +19,20 @@ namespace plimsoll {
 namespace HWY_NAMESPACE {
 
 // x = H x, where H is a Hadamard matrix over its root: orthogonal, so that products of two rotated
-// vectors are what they were. It spreads a few large channels, as keys have them, over all of them:
-// what is left has the smaller range, and loses less to 4 bits (QuaRot, Ashkboos et al. 2024).
-// Pieces of the largest power of two that divides n are rotated by themselves. Only sums: the same
-// bits on every instruction set. n <= max_head_dim.
+// vectors are what they were. Keys have a few large channels; it spreads each over the group that
+// it shares a scale with, whose range is smaller then, so that 4 bits lose less of it (QuaRot,
+// Ashkboos et al. 2024, rotate whole heads). Each group is rotated by itself, or, where n is not a
+// multiple, pieces of the largest power of two that divides n. Sums and one product: the same bits
+// on every instruction set.
 HWY_INLINE void Rotate(float* x, std::size_t n) {
   namespace hn = hwy::HWY_NAMESPACE;
   const hn::ScalableTag<float> d;
   constexpr std::size_t lanes = HWY_LANES(float);
-  const std::size_t piece = n & (~n + 1);
+  constexpr std::size_t most = KvLayout::group_columns;
+  const std::size_t piece = std::min(n & (~n + 1), most);
   const std::size_t half = piece / 2;
   const float norm = 1.0F / std::sqrt(static_cast<float>(piece));
-  HWY_ALIGN float other[max_head_dim];
+  HWY_ALIGN float other[most];
   for (float* const end = x + n; x < end; x += piece) {
     float* from = x;
     float* to = other;

@@ -186,8 +186,8 @@ TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
     std::cout << to_string(types[i]) << ": perplexity " << std::exp(nll[i]) << ", divergence "
               << diverged[i] << " nats\n";
   }
-  EXPECT_LT(diverged[1], golden_["text"]["kv_int8_divergence"].get<double>());
-  EXPECT_LT(diverged[2], golden_["text"]["kv_int4_divergence"].get<double>());
+  EXPECT_LT(diverged[1], 0.01);
+  EXPECT_LT(diverged[2], 0.12);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::Values("smollm2", "gemma3"),
