@@ -147,9 +147,13 @@ TEST_P(GoldenModel, Int8DistributionsAreCloseToFloat32) {
   EXPECT_LT(mean, 0.004);
 }
 
-// What a smaller KV cache costs, against one that is as good as float32 (f16: within KV_F16 nats).
+// What smaller keys and values cost, beside f16, which float32's differ from by 0.003 nats (what
+// 8-bit activations make of any difference, however small). int4's divergence is 0.04 nats with
+// both models, by which it should raise the logarithm of the perplexity, too: 4 %. A text this
+// short may say half as much, or twice.
 TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
-  const auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
+  auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
+  ids.resize(512);
   TemporaryFolder cache;
   constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
   std::vector<std::unique_ptr<ModelRunner>> runners;
@@ -161,33 +165,33 @@ TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
     ASSERT_NE(runners.back()->model(), nullptr) << to_string(runners.back()->error());
   }
   const std::size_t vocab = runners[0]->model()->info().vocab;
-  std::vector<ModelRunner::Sequence> sequences(3);
+  std::vector<ModelRunner::Sequence> sequences(runners.size());
   double nll[3] = {}, diverged[3] = {};
   constexpr std::size_t chunk_tokens = 64;
   for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
-    const auto part = std::span(ids).subspan(first, std::min(chunk_tokens, ids.size() - first));
-    std::vector<float> logits[3];
-    for (int i = 0; i < 3; ++i) {
-      const auto chunk =
-          runners[i]->chunk(sequences[i], part, static_cast<std::uint32_t>(part.size()));
-      logits[i] = runners[i]->step({&chunk, 1});
-      for (std::size_t t = 0; t < part.size(); ++t) {
-        const auto row = std::span(logits[i]).subspan(t * vocab, vocab);
-        diverged[i] += divergence(std::span(logits[0]).subspan(t * vocab, vocab), row);
+    const auto part = std::span(ids).subspan(first, chunk_tokens);
+    std::vector<float> exact;
+    for (std::size_t i = 0; i < runners.size(); ++i) {
+      const auto chunk = runners[i]->chunk(sequences[i], part, chunk_tokens);
+      auto logits = runners[i]->step({&chunk, 1});
+      for (std::size_t t = 0; t < chunk_tokens; ++t) {
+        const auto row = std::span(logits).subspan(t * vocab, vocab);
         if (first + t + 1 < ids.size()) nll[i] += log_sum(row) - row[ids[first + t + 1]];
+        if (i > 0) diverged[i] += divergence(std::span(exact).subspan(t * vocab, vocab), row);
       }
+      if (i == 0) exact = std::move(logits);
     }
   }
-  const double expected = golden_["text"]["mean_nll"].get<double>();
-  std::cout << "float32 reference: perplexity " << std::exp(expected) << "\n";
-  for (int i = 0; i < 3; ++i) {
+  for (std::size_t i = 0; i < runners.size(); ++i) {
     nll[i] /= static_cast<double>(ids.size() - 1);
     diverged[i] /= static_cast<double>(ids.size());
     std::cout << to_string(types[i]) << ": perplexity " << std::exp(nll[i]) << ", divergence "
               << diverged[i] << " nats\n";
   }
   EXPECT_LT(diverged[1], 0.01);
-  EXPECT_LT(diverged[2], 0.12);
+  EXPECT_LT(diverged[2], 0.06);
+  EXPECT_NEAR(std::exp(nll[1] - nll[0]), 1.0, 0.015);
+  EXPECT_NEAR(std::exp(nll[2] - nll[0]), 1.0, 0.08);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::Values("smollm2", "gemma3"),
