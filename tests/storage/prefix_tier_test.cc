@@ -30,8 +30,7 @@ class PrefixTierTest : public DiskCacheTest {
     config_.tier.reset();
     shared_.reset();
   }
-  void start(KvType type = KvType::f16) { start(type, std::string(to_string(type))); }
-  void start(KvType type, const std::string& variant) {
+  void start(KvType type = KvType::f16) {
     stop();
     auto cache = open_disk_cache(options_, ledger_);
     if (!cache) throw std::runtime_error(to_string(cache.error()));
@@ -40,8 +39,8 @@ class PrefixTierTest : public DiskCacheTest {
     block_bytes_ =
         KvLayout{.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = 16, .type = type}
             .block_bytes();
-    config_.tier =
-        make_prefix_tier(shared_, {"fake@1", variant, 16, block_bytes_}, budget_, ledger_);
+    config_.tier = make_prefix_tier(
+        shared_, {"fake@1", std::string(to_string(type)), 16, block_bytes_}, budget_, ledger_);
     engine_ = std::make_unique<EngineHarness>(config_, 64);
   }
   std::uint32_t cached_of(const SequenceRequest& request) {
@@ -102,6 +101,7 @@ TEST_F(PrefixTierTest, ABlockIsFoundBehindItsOwnTextOnly) {
   EXPECT_TRUE(eventually([&] { return known(second) == 4; }));
 }
 
+// Of int8 and int4 not even by their size: with heads this small it is the same.
 TEST_F(PrefixTierTest, BlocksOfAnotherTypeAreNotRead) {
   const auto prompt = make_prompt(300, 1);
   constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
@@ -114,9 +114,6 @@ TEST_F(PrefixTierTest, BlocksOfAnotherTypeAreNotRead) {
     start(type);
     EXPECT_EQ(cached_of(make_request(id++, prompt, 10)), 288U) << to_string(type);
   }
-  // The size of a block alone tells them apart.
-  start(KvType::int8, "int4");
-  EXPECT_EQ(cached_of(make_request(id++, prompt, 10)), 0U);
   EXPECT_THAT(troubles(), ::testing::IsEmpty());
 }
 

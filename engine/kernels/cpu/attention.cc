@@ -49,7 +49,9 @@ struct Scratch {
   float* sum;         // [max_rows]
   float* correction;  // [max_rows]: what the outputs so far are to be multiplied with
   float* k;           // [tile_groups, head_dim, group_keys]: keys that had to be transposed
-  float* expanded;    // in the same memory: int4's scales and minima, [4, groups, tile_keys]
+  // int4 only, in the same memory:
+  float* q_sums;    // [max_rows, groups]: of q, over a group of columns
+  float* v_scales;  // [2 (scales, minima), groups, tile_keys]
 
   Scratch(float* memory, std::size_t head_dim)
       : q(memory),
@@ -59,11 +61,11 @@ struct Scratch {
         sum(largest + attention_max_rows),
         correction(sum + attention_max_rows),
         k(correction + attention_max_rows),
-        expanded(k) {}
-};
-
-struct Int4Pair {  // see kv_layout.h
-  std::uint8_t bits;
+        q_sums(k),
+        v_scales(q_sums + attention_max_rows * groups_of(head_dim)) {}
+  static std::size_t groups_of(std::size_t head_dim) {
+    return (head_dim + group_columns - 1) / group_columns;
+  }
 };
 
 // One tile of keys and values of a KV head: where its groups of 16 keys lie.
@@ -75,11 +77,23 @@ struct Tile {
   std::size_t v_stride;
   const float* k_scales[tile_groups];  // int8 only
   const float* v_scales[tile_groups];
-  const float* k_scale;  // int4 only: [groups, tile_keys]
-  const float* k_minimum;
-  const float* v_scale;
-  const float* v_minimum;
   std::size_t begin;  // keys of the tile that some query of the item sees: [begin, end)
+  std::size_t end;
+};
+
+struct Int4Pair {  // see kv_layout.h
+  std::uint8_t bits;
+};
+template <>
+struct Tile<Int4Pair> {
+  const Int4Pair* k[tile_groups];  // [head_dim / 2, k_stride]
+  const Int4Pair* v[tile_groups];  // [group_keys, v_stride]
+  std::size_t k_stride;
+  std::size_t v_stride;
+  std::size_t groups;
+  const hwy::float16_t* k_scales[tile_groups];  // [2 (scales, minima), groups, k_stride]
+  const float* v_scales;                        // [2, groups, tile_keys]
+  std::size_t begin;
   std::size_t end;
 };
 
@@ -97,71 +111,26 @@ HWY_INLINE hn::Vec<DF> LoadFloat(DF d, const std::int8_t* p) {
   return hn::ConvertTo(d, hn::PromoteTo(di32, hn::LoadU(hn::Rebind<std::int8_t, DF>(), p)));
 }
 
-template <class DF>
-HWY_INLINE hn::Vec<DF> LoadInt4(DF d, const Int4Pair* p, bool high) {
-  const hn::Rebind<std::int32_t, DF> di32;
-  const hn::Rebind<std::uint8_t, DF> du8;
-  const auto pairs = hn::PromoteTo(di32, hn::LoadU(du8, &p->bits));
-  return hn::ConvertTo(d, high ? hn::ShiftRight<4>(pairs) : hn::And(pairs, hn::Set(di32, 15)));
-}
-
-// Dimension i of the keys from `key` on, of one group of 16.
-template <class T>
-HWY_INLINE V LoadKeys(const Tile<T>& tile, std::size_t i, std::size_t key) {
-  const T* const group = tile.k[key / group_keys] + key % group_keys;
-  const D d;
-  if constexpr (std::is_same_v<T, Int4Pair>) {
-    const std::size_t at = i / group_columns * tile_keys + key;
-    return hn::MulAdd(LoadInt4(d, group + i / 2 * tile.k_stride, i % 2 != 0),
-                      hn::LoadU(d, tile.k_scale + at), hn::LoadU(d, tile.k_minimum + at));
-  } else {
-    return LoadFloat(d, group + i * tile.k_stride);
-  }
-}
-
-// Dimensions of one value from i on; `high`, of int4: they lie in the upper bits.
-template <class DF, class T>
-HWY_INLINE hn::Vec<DF> LoadValue(DF d, const Tile<T>& tile, std::size_t key, std::size_t i,
-                                 bool high) {
-  const T* const row = tile.v[key / group_keys] + key % group_keys * tile.v_stride;
-  if constexpr (std::is_same_v<T, Int4Pair>) {
-    constexpr std::size_t half = group_columns / 2;
-    const std::size_t at = i / group_columns * tile_keys + key;
-    return hn::MulAdd(LoadInt4(d, row + i / group_columns * half + i % half, high),
-                      hn::Set(d, tile.v_scale[at]), hn::Set(d, tile.v_minimum[at]));
-  } else {
-    return LoadFloat(d, row + i);
-  }
-}
-
-// sum[r, key] += q[r, i] * k[key, i] for one dimension and the keys from `key` on.
-template <class T, std::size_t Rows, std::size_t Columns>
-HWY_INLINE void AddDimension(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
-                             std::size_t i, std::size_t key, V (&sum)[Rows][Columns]) {
-  const D d;
-  V k[Columns];
-  for (std::size_t c = 0; c < Columns; ++c) k[c] = LoadKeys(tile, i, key + c * lanes);
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const V x = hn::Set(d, q[r * head_dim + i]);
-    for (std::size_t c = 0; c < Columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
-  }
-}
-
 // scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
-template <class T, std::size_t Rows>
-HWY_INLINE void Score(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
-                      float* HWY_RESTRICT scores) {
-  constexpr std::size_t columns = groups_at_once * group_keys / lanes;
+template <std::size_t Rows, class T>
+HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std::size_t head_dim,
+                      const Tile<T>& tile, float* HWY_RESTRICT scores) {
+  constexpr std::size_t per_group = group_keys / lanes;
+  constexpr std::size_t columns = groups_at_once * per_group;
   const D d;
   for (std::size_t g = 0; g < tile_groups; g += groups_at_once) {
     V sum[Rows][columns];
     for (auto& row : sum) {
       for (V& s : row) s = hn::Zero(d);
     }
-    constexpr std::size_t at_once = std::is_same_v<T, Int4Pair> ? 2 : 1;  // that share their bytes
-    for (std::size_t i = 0; i < head_dim; i += at_once) {
-      for (std::size_t j = 0; j < at_once; ++j) {
-        AddDimension(q, head_dim, tile, i + j, g * group_keys, sum);
+    for (std::size_t i = 0; i < head_dim; ++i) {
+      V k[columns];
+      for (std::size_t c = 0; c < columns; ++c) {
+        k[c] = LoadFloat(d, tile.k[g + c / per_group] + i * tile.k_stride + c % per_group * lanes);
+      }
+      for (std::size_t r = 0; r < Rows; ++r) {
+        const V x = hn::Set(d, q[r * head_dim + i]);
+        for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
       }
     }
     for (std::size_t r = 0; r < Rows; ++r) {
@@ -169,6 +138,93 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, std::size_t head_dim, const T
         hn::StoreU(sum[r][c], d, scores + r * tile_keys + g * group_keys + c * lanes);
       }
     }
+  }
+}
+
+// The same of int4, group by group of columns: k = minimum + scale * u, so that q . k is the sum of
+// minimum * (sum of q) + scale * (q . u).
+template <std::size_t Rows>
+HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* q_sums, std::size_t head_dim,
+                      const Tile<Int4Pair>& tile, float* HWY_RESTRICT scores) {
+  constexpr std::size_t per_group = group_keys / lanes;
+  constexpr std::size_t columns = groups_at_once * per_group;
+  const D d;
+  const hn::Rebind<std::int32_t, D> di32;
+  const hn::Rebind<std::uint8_t, D> du8;
+  const auto low_bits = hn::Set(di32, 15);
+  const std::size_t minima = tile.groups * tile.k_stride;
+  for (std::size_t g = 0; g < tile_groups; g += groups_at_once) {
+    for (std::size_t group = 0; group < tile.groups; ++group) {
+      V sum[Rows][columns];
+      for (auto& row : sum) {
+        for (V& s : row) s = hn::Zero(d);
+      }
+      const std::size_t end = std::min(head_dim, (group + 1) * group_columns);
+      for (std::size_t i = group * group_columns; i < end; i += 2) {
+        hn::Vec<decltype(di32)> pairs[columns];
+        for (std::size_t c = 0; c < columns; ++c) {
+          const Int4Pair* const at =
+              tile.k[g + c / per_group] + i / 2 * tile.k_stride + c % per_group * lanes;
+          pairs[c] = hn::PromoteTo(di32, hn::LoadU(du8, &at->bits));
+        }
+        V k[columns];
+        for (std::size_t c = 0; c < columns; ++c) {
+          k[c] = hn::ConvertTo(d, hn::And(pairs[c], low_bits));
+        }
+        for (std::size_t r = 0; r < Rows; ++r) {
+          const V x = hn::Set(d, q[r * head_dim + i]);
+          for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
+        }
+        for (std::size_t c = 0; c < columns; ++c) {
+          k[c] = hn::ConvertTo(d, hn::ShiftRight<4>(pairs[c]));
+        }
+        for (std::size_t r = 0; r < Rows; ++r) {
+          const V x = hn::Set(d, q[r * head_dim + i + 1]);
+          for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
+        }
+      }
+      for (std::size_t c = 0; c < columns; ++c) {
+        const hwy::float16_t* const scales =
+            tile.k_scales[g + c / per_group] + group * tile.k_stride + c % per_group * lanes;
+        const V scale = LoadFloat(d, scales), minimum = LoadFloat(d, scales + minima);
+        for (std::size_t r = 0; r < Rows; ++r) {
+          float* const at = scores + r * tile_keys + g * group_keys + c * lanes;
+          const V before = group == 0 ? hn::Zero(d) : hn::LoadU(d, at);
+          const V of_minimum =
+              hn::MulAdd(hn::Set(d, q_sums[r * tile.groups + group]), minimum, before);
+          hn::StoreU(hn::MulAdd(sum[r][c], scale, of_minimum), d, at);
+        }
+      }
+    }
+  }
+}
+
+// Vectors * n dimensions of a value, from i = `first` on.
+template <std::size_t Vectors, class DF, class T>
+HWY_INLINE void LoadValue(DF d, const Tile<T>& tile, std::size_t key, std::size_t first,
+                          hn::Vec<DF> (&v)[Vectors]) {
+  const T* const row = tile.v[key / group_keys] + key % group_keys * tile.v_stride + first;
+  for (std::size_t c = 0; c < Vectors; ++c) v[c] = LoadFloat(d, row + c * hn::MaxLanes(d));
+}
+template <std::size_t Vectors, class DF>
+HWY_INLINE void LoadValue(DF d, const Tile<Int4Pair>& tile, std::size_t key, std::size_t first,
+                          hn::Vec<DF> (&v)[Vectors]) {
+  constexpr std::size_t n = hn::MaxLanes(d), half = group_columns / 2;
+  const hn::Rebind<std::int32_t, DF> di32;
+  const hn::Rebind<std::uint8_t, DF> du8;
+  const Int4Pair* const row = tile.v[key / group_keys] + key % group_keys * tile.v_stride;
+  for (std::size_t c = 0; c < Vectors; ++c) {
+    // Where they are whole groups, the compiler is to see which vectors share bytes and scales.
+    constexpr bool whole = Vectors * n % group_columns == 0;
+    const std::size_t group =
+        whole ? first / group_columns + c * n / group_columns : (first + c * n) / group_columns;
+    const std::size_t column = (whole ? c * n : first + c * n) % group_columns;
+    const Int4Pair* const at = row + group * half + column % half;
+    const auto pairs = hn::PromoteTo(di32, hn::LoadU(du8, &at->bits));
+    const auto u = column < half ? hn::And(pairs, hn::Set(di32, 15)) : hn::ShiftRight<4>(pairs);
+    const float* const scale = tile.v_scales + group * tile_keys + key;
+    v[c] = hn::MulAdd(hn::ConvertTo(d, u), hn::Set(d, *scale),
+                      hn::Set(d, scale[tile.groups * tile_keys]));
   }
 }
 
@@ -191,12 +247,7 @@ HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Ti
     const std::size_t end = std::min(tile.end, (g + 1) * group_keys);
     for (std::size_t key = begin; key < end; ++key) {
       hn::Vec<DF> v[Vectors];
-      for (std::size_t c = 0; c < Vectors; ++c) {
-        const std::size_t i = first + c * n;
-        // Where `first` is a multiple of the group, the compiler is to know which half it is.
-        const std::size_t column = Vectors * n % group_columns == 0 ? c * n : i;
-        v[c] = LoadValue(d, tile, key, i, column % group_columns >= group_columns / 2);
-      }
+      LoadValue<Vectors>(d, tile, key, first, v);
       for (std::size_t r = 0; r < Rows; ++r) {
         const auto weight = hn::Set(d, weights[r * tile_keys + key]);
         for (std::size_t c = 0; c < Vectors; ++c) sum[r][c] = hn::MulAdd(weight, v[c], sum[r][c]);
@@ -293,7 +344,7 @@ HWY_INLINE void ForRows(std::size_t rows, F f) {
   }
 }
 
-// out[i, key] = in[i, key] for 16 keys: int4's scales and minima, which are f16.
+// out[i, key] = in[i, key] for 16 keys of a tile.
 HWY_INLINE void ExpandScales(const hwy::float16_t* in, std::size_t block_tokens, std::size_t rows,
                              float* out) {
   const D d;
@@ -304,25 +355,26 @@ HWY_INLINE void ExpandScales(const hwy::float16_t* in, std::size_t block_tokens,
   }
 }
 
+// Makes of a row of q what goes with int4 keys: rotated as they are, and its sums by group.
+HWY_INLINE void PrepareInt4Query(float* q, std::size_t head_dim, float* sums) {
+  Rotate(q, head_dim);
+  for (std::size_t first = 0; first < head_dim; first += group_columns) {
+    float sum = 0;
+    for (std::size_t i = first; i < std::min(head_dim, first + group_columns); ++i) sum += q[i];
+    *sums++ = sum;
+  }
+}
+
 template <class T>
 HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
                              std::uint32_t layer, std::span<const BlockId> blocks,
                              std::size_t kv_head, std::size_t first, std::size_t lo, std::size_t hi,
-                             float* memory) {
+                             const Scratch& scratch) {
   Tile<T> tile;
   tile.k_stride = layout.block_tokens;
   tile.v_stride = layout.row_bytes() / sizeof(T);
   tile.begin = std::max(lo, first) - first;
   tile.end = std::min(hi - first, tile_keys);
-  const std::size_t groups = layout.groups();
-  float* const k_expanded = memory;
-  float* const v_expanded = k_expanded + 2 * groups * tile_keys;
-  if constexpr (std::is_same_v<T, Int4Pair>) {
-    tile.k_scale = k_expanded;
-    tile.k_minimum = k_expanded + groups * tile_keys;
-    tile.v_scale = v_expanded;
-    tile.v_minimum = v_expanded + groups * tile_keys;
-  }
   for (std::size_t g = 0; g < tile_groups; ++g) {
     // A group that no query sees may have no block: another stands in, its scores are masked.
     const std::size_t seen = std::clamp(g, tile.begin / group_keys, (tile.end - 1) / group_keys);
@@ -333,23 +385,25 @@ HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
     const auto head = [&](std::size_t offset) {
       return reinterpret_cast<const T*>(block + offset + kv_head * layout.head_bytes());
     };
-    const auto scales = [&](std::size_t offset) {
-      using Scale = std::conditional_t<std::is_same_v<T, Int4Pair>, hwy::float16_t, float>;
-      const std::byte* const of_head = block + offset + kv_head * layout.head_scales_bytes();
-      return reinterpret_cast<const Scale*>(of_head) + slot;
-    };
     tile.k[g] = head(layout.k_offset(layer)) + slot;
     tile.v[g] = head(layout.v_offset(layer)) + slot * tile.v_stride;
+    const auto scales = [&](std::size_t offset, auto type) {
+      const std::byte* const of_head = block + offset + kv_head * layout.head_scales_bytes();
+      return reinterpret_cast<const decltype(type)*>(of_head) + slot;
+    };
     if constexpr (std::is_same_v<T, std::int8_t>) {
-      tile.k_scales[g] = scales(layout.k_scales_offset(layer));
-      tile.v_scales[g] = scales(layout.v_scales_offset(layer));
+      tile.k_scales[g] = scales(layout.k_scales_offset(layer), float());
+      tile.v_scales[g] = scales(layout.v_scales_offset(layer), float());
     }
     if constexpr (std::is_same_v<T, Int4Pair>) {
-      ExpandScales(scales(layout.k_scales_offset(layer)), layout.block_tokens, 2 * groups,
-                   k_expanded + g * group_keys);
-      ExpandScales(scales(layout.v_scales_offset(layer)), layout.block_tokens, 2 * groups,
-                   v_expanded + g * group_keys);
+      tile.k_scales[g] = scales(layout.k_scales_offset(layer), hwy::float16_t());
+      ExpandScales(scales(layout.v_scales_offset(layer), hwy::float16_t()), layout.block_tokens,
+                   2 * layout.groups(), scratch.v_scales + g * group_keys);
     }
+  }
+  if constexpr (std::is_same_v<T, Int4Pair>) {
+    tile.groups = layout.groups();
+    tile.v_scales = scratch.v_scales;
   }
   return tile;
 }
@@ -401,8 +455,10 @@ HWY_INLINE void AttendRows(const AttentionShape& shape, const AttentionSequence&
       scratch.q[r * head_dim + i] = q[i] * shape.scale;
       scratch.out[r * head_dim + i] = 0.0F;
     }
-    // As the keys are.
-    if constexpr (std::is_same_v<T, Int4Pair>) Rotate(scratch.q + r * head_dim, head_dim);
+    if constexpr (std::is_same_v<T, Int4Pair>) {
+      PrepareInt4Query(scratch.q + r * head_dim, head_dim,
+                       scratch.q_sums + r * Scratch::groups_of(head_dim));
+    }
     scratch.largest[r] = -FLT_MAX;  // not -infinity: a difference of two of those is NaN
     scratch.sum[r] = 0.0F;
   }
@@ -412,7 +468,8 @@ HWY_INLINE void AttendRows(const AttentionShape& shape, const AttentionSequence&
   for (std::size_t first = lo / tile_keys * tile_keys; first < hi; first += tile_keys) {
     const Tile<T> tile = tile_at(first, lo, hi);
     ForRows(item.rows, [&](std::size_t r, auto rows) HWY_ATTR {
-      Score<T, rows()>(scratch.q + r * head_dim, head_dim, tile, scratch.scores + r * tile_keys);
+      Score<rows()>(scratch.q + r * head_dim, scratch.q_sums + r * Scratch::groups_of(head_dim),
+                    head_dim, tile, scratch.scores + r * tile_keys);
     });
     for (std::size_t r = 0; r < item.rows; ++r) {
       const std::size_t row_lo = std::max(first_key(r), first) - first;
@@ -443,7 +500,7 @@ void AttendPaged(const AttentionShape& shape, const KvLayout& layout, const std:
     AttendRows<T>(shape, sequence, stride, stride, true, item, scratch,
                   [&](std::size_t first, std::size_t lo, std::size_t hi) HWY_ATTR {
                     return PagedTile<T>(layout, pool_data, layer, sequence.blocks, item.kv_head,
-                                        first, lo, hi, scratch.expanded);
+                                        first, lo, hi, scratch);
                   });
   };
   switch (layout.type) {
