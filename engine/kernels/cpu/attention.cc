@@ -111,6 +111,17 @@ HWY_INLINE hn::Vec<DF> LoadFloat(DF d, const std::int8_t* p) {
   return hn::ConvertTo(d, hn::PromoteTo(di32, hn::LoadU(hn::Rebind<std::int8_t, DF>(), p)));
 }
 
+// sum[r, key] += q[r] * k[key] of one dimension.
+template <std::size_t Rows, std::size_t Columns>
+HWY_INLINE void AddDimension(const float* HWY_RESTRICT q, std::size_t head_dim,
+                             const V (&k)[Columns], V (&sum)[Rows][Columns]) {
+  const D d;
+  for (std::size_t r = 0; r < Rows; ++r) {
+    const V x = hn::Set(d, q[r * head_dim]);
+    for (std::size_t c = 0; c < Columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
+  }
+}
+
 // scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
 template <std::size_t Rows, class T>
 HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std::size_t head_dim,
@@ -128,10 +139,7 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std:
       for (std::size_t c = 0; c < columns; ++c) {
         k[c] = LoadFloat(d, tile.k[g + c / per_group] + i * tile.k_stride + c % per_group * lanes);
       }
-      for (std::size_t r = 0; r < Rows; ++r) {
-        const V x = hn::Set(d, q[r * head_dim + i]);
-        for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
-      }
+      AddDimension(q + i, head_dim, k, sum);
     }
     for (std::size_t r = 0; r < Rows; ++r) {
       for (std::size_t c = 0; c < columns; ++c) {
@@ -171,17 +179,11 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* q_sums, std::siz
         for (std::size_t c = 0; c < columns; ++c) {
           k[c] = hn::ConvertTo(d, hn::And(pairs[c], low_bits));
         }
-        for (std::size_t r = 0; r < Rows; ++r) {
-          const V x = hn::Set(d, q[r * head_dim + i]);
-          for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
-        }
+        AddDimension(q + i, head_dim, k, sum);
         for (std::size_t c = 0; c < columns; ++c) {
           k[c] = hn::ConvertTo(d, hn::ShiftRight<4>(pairs[c]));
         }
-        for (std::size_t r = 0; r < Rows; ++r) {
-          const V x = hn::Set(d, q[r * head_dim + i + 1]);
-          for (std::size_t c = 0; c < columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
-        }
+        AddDimension(q + i + 1, head_dim, k, sum);
       }
       for (std::size_t c = 0; c < columns; ++c) {
         const hwy::float16_t* const scales =
