@@ -347,7 +347,7 @@ PLIMSOLL_INSPECT(EngineStats, x.waiting, x.running, x.paused, x.kv_blocks_total,
                  x.kv_blocks_cached, x.steps_total, x.prompt_tokens_total,
                  x.cached_prompt_tokens_total, x.restored_tokens_total, x.generated_tokens_total,
                  x.preemptions_total, x.finished_total, x.refused_total, x.cancelled_total,
-                 x.step_seconds_total)
+                 x.step_seconds_total, x.drafted_tokens_total, x.accepted_draft_tokens_total)
 PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, x.heads, x.kv_heads,
                  x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)

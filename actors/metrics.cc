@@ -78,6 +78,12 @@ void add_engine(Families& out, const std::string& node, const std::string& model
   out.counter("plimsoll_restored_tokens_total",
               "Tokens whose KV came from the cache on disk, instead of being computed again.",
               labels, static_cast<double>(stats.restored_tokens_total));
+  out.counter("plimsoll_drafted_tokens_total",
+              "Tokens computed in advance: what followed when a text was the same before.", labels,
+              static_cast<double>(stats.drafted_tokens_total));
+  out.counter("plimsoll_accepted_draft_tokens_total",
+              "Of the drafted tokens, those that were generated then.", labels,
+              static_cast<double>(stats.accepted_draft_tokens_total));
   out.counter("plimsoll_preemptions_total", "Sequences that lost their KV blocks to others.",
               labels, static_cast<double>(stats.preemptions_total));
   help = "Sequences that an engine is done with.";

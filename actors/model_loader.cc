@@ -165,6 +165,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
                      settings.long_context_headroom / 100.0};
   config.long_context_tokens = settings.long_context_tokens;
   config.prefix_sharing = settings.prefix_sharing;
+  config.speculation = settings.speculation;
   if (cache_ != nullptr && settings.prefix_sharing) {
     storage::PrefixTierOptions tier;
     tier.model = options.model_version;

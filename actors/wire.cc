@@ -130,6 +130,8 @@ void write(schema::Report::Builder out, const NodeReport& in) {
       m.setCancelledTotal(s.cancelled_total);
       m.setStepSecondsTotal(s.step_seconds_total);
       m.setRestoredTokensTotal(s.restored_tokens_total);
+      m.setDraftedTokensTotal(s.drafted_tokens_total);
+      m.setAcceptedDraftTokensTotal(s.accepted_draft_tokens_total);
     }
   }
 }
@@ -168,6 +170,8 @@ NodeReport read(schema::Report::Reader in) {
     s.cancelled_total = m.getCancelledTotal();
     s.step_seconds_total = m.getStepSecondsTotal();
     s.restored_tokens_total = m.getRestoredTokensTotal();
+    s.drafted_tokens_total = m.getDraftedTokensTotal();
+    s.accepted_draft_tokens_total = m.getAcceptedDraftTokensTotal();
     out.models.emplace_back(out.replicas.back().model, s);
   }
   return out;

@@ -310,6 +310,10 @@ std::vector<Setting> make_settings() {
   add(choice_setting("engine.prefix_sharing", "keep and share a tenant's common prefixes",
                      FIELD(server.engine.prefix_sharing),
                      std::vector<std::pair<std::string, bool>>{{"true", true}, {"false", false}}));
+  add(choice_setting("engine.speculation",
+                     "auto: compute a repeated text's next tokens in advance where that is cheaper",
+                     FIELD(server.engine.speculation),
+                     std::vector<std::pair<std::string, bool>>{{"auto", true}, {"off", false}}));
   add(path_setting("engine.packed_directory", "for packed weights; empty: beside the model",
                    FIELD(server.engine.packed_directory)));
   add(path_setting("cache.directory", "of a node's cache on disk, its own; empty: there is none",

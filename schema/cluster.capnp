@@ -114,6 +114,9 @@ struct EngineReport {
   # Loaded by LoadModel, or to be.
   restoredTokensTotal @19 :UInt64;
   # From the cache on disk.
+  draftedTokensTotal @20 :UInt64;
+  # Computed in advance, and of them those that were generated then.
+  acceptedDraftTokensTotal @21 :UInt64;
 }
 
 struct Submit {

@@ -100,7 +100,11 @@ const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::u
   plan_prefills(false);
   plan_greedy();
   std::erase_if(plan_.chunks, [&](const auto& chunk) { return fates_[chunk.sequence].preempted; });
-  if (plan_.chunks.empty()) plan_oldest();
+  if (plan_.chunks.empty()) {
+    plan_oldest();
+  } else {
+    plan_drafts();
+  }
   return plan_;
 }
 
@@ -156,10 +160,8 @@ void Planner::read() {
       ++tenant.places;
       if (oldest_ == nobody) oldest_ = i;
     }
-    const bool decodes = running && sequence.samples && sequence.target - sequence.computed == 1 &&
-                         sequence.computed >= sequence.score_until;
-    (decodes ? tenant.decodes : tenant.prefills).push_back(i);
-    if (decodes) tenant.decode_seconds += cost_.added(sequence.computed, 1, 1);
+    (decodes(sequence) ? tenant.decodes : tenant.prefills).push_back(i);
+    if (decodes(sequence)) tenant.decode_seconds += cost_.added(sequence.computed, 1, 1);
   }
 }
 
@@ -424,6 +426,58 @@ void Planner::plan_oldest() {
   chunk.sequence = index;
   if (waiting && sequence.samples) chunk.logit_rows = std::max(chunk.logit_rows, 1U);
   plan_.chunks.push_back(chunk);
+}
+
+void Planner::plan_drafts() {
+  if (!cost_.known()) return;
+  const std::uint32_t first = sequences_[plan_.chunks.front().sequence].tenant;
+  bool several = false, all_greedy = true;
+  double served = 0;  // as tenants are charged for it
+  for (const PlannedChunk& chunk : plan_.chunks) {
+    const PlannerSequence& sequence = sequences_[chunk.sequence];
+    several |= sequence.tenant != first;
+    all_greedy &= tenants_[sequence.tenant].greedy;
+    served += static_cast<double>(decodes(sequence) ? output_token_cost
+                                                    : chunk.tokens * prompt_token_cost);
+  }
+  double seconds = most_seconds_ - planned_seconds_;
+  if (all_greedy) seconds = std::min(seconds, seconds_left_);
+  if (several) seconds = std::min(seconds, most_draft_share * (cost_.base + planned_seconds_));
+  for (PlannedChunk& chunk : plan_.chunks) {
+    const PlannerSequence& sequence = sequences_[chunk.sequence];
+    if (!decodes(sequence) || (tenants_[sequence.tenant].greedy && !all_greedy)) continue;
+    double chance = 1;
+    while (chunk.drafts < sequence.drafts && tokens_left_ > 0 && rows_left_ > 0) {
+      chance *= sequence.draft_chance;
+      const double worth = chance * output_token_cost;
+      const double takes = cost_.added(sequence.computed + 1 + chunk.drafts, 1, 1);
+      // Its part of what the step gives is to be more than its part of what the step takes.
+      if (worth * (cost_.base + planned_seconds_) < draft_margin * takes * served) break;
+      if (takes > seconds || !room_for_draft(chunk)) break;
+      served += worth;
+      seconds -= takes;
+      planned_seconds_ += takes;
+      ++chunk.drafts;
+      --tokens_left_;
+      --rows_left_;
+    }
+  }
+}
+
+// Takes the block for one more, if it needs one: only what the sequence is expected to take anyway,
+// and what is not wanted before that.
+bool Planner::room_for_draft(const PlannedChunk& chunk) {
+  Fate& fate = fates_[chunk.sequence];
+  const PlannerSequence& sequence = sequences_[chunk.sequence];
+  const std::uint32_t tokens = chunk.tokens + chunk.drafts + 1;
+  const std::uint32_t blocks = growth(chunk.sequence, tokens);
+  if (blocks <= fate.granted) return true;
+  if (blocks_for(sequence.computed + tokens) > needed(sequence) || available_ <= places_) {
+    return false;
+  }
+  available_ -= blocks - fate.granted;
+  fate.granted = blocks;
+  return true;
 }
 
 void Planner::add_chunk(PlannedChunk chunk, std::uint32_t blocks, std::uint64_t token_cost) {

@@ -16,6 +16,12 @@
 // at their end fits, beside the headroom that is kept for other classes and for tenants with a
 // guarantee.
 //
+// What is left of a step goes to drafts (Saxena 2023, "Prompt Lookup Decoding"): tokens behind the
+// one that a sequence decodes, each as long as what it is expected to save is more than what it
+// takes. Where a step reads weights for few tokens, drafts cost little; where it computes for many,
+// they do not pay, and there are none. They take nothing from anybody: neither places and blocks
+// nor, beside other tenants, more than a fifth of a step's time.
+//
 // A tenant that wants more time than its max-min fair share (of the last seconds, with what its
 // sequences still want, or of a step, with what of it decodes) is greedy. The others go first, and
 // as long as one of them has work in a step, the greedy ones together prolong it by no more than
@@ -67,6 +73,10 @@ struct PlannerSequence {
   bool samples = true;         // takes a logit row at target - 1
   // Positions whose logits are wanted besides: [score_from, score_until).
   std::uint32_t score_from = 0, score_until = 0;
+  // If it decodes: so many tokens may be drafted, each right with this chance if those before it
+  // are.
+  std::uint32_t drafts = 0;
+  double draft_chance = 0;
   std::uint32_t reserve = 0;   // blocks that it is expected to hold at its end
   std::uint32_t blocks = 0;    // held
   std::uint32_t freeable = 0;  // of them, those that preempting it would make available
@@ -76,6 +86,7 @@ struct PlannedChunk {
   std::uint32_t sequence = 0;  // index into the caller's span
   std::uint32_t tokens = 0;
   std::uint32_t logit_rows = 0;
+  std::uint32_t drafts = 0;  // tokens, with a logit row each, behind those
 };
 
 struct StepPlan {
@@ -138,6 +149,11 @@ class Planner {
   // scores ends where they end. No tokens if nothing fits.
   static PlannedChunk fit(const PlannerSequence& sequence, std::uint32_t tokens,
                           std::uint32_t logit_rows);
+  // Whether all it wants is the token behind its last one.
+  static bool decodes(const PlannerSequence& sequence) {
+    return sequence.state == State::running && sequence.samples &&
+           sequence.target - sequence.computed == 1 && sequence.computed >= sequence.score_until;
+  }
 
  private:
   using State = PlannerSequence::State;
@@ -153,6 +169,10 @@ class Planner {
   // where these leave no gap for so long, a part of each step.
   static constexpr double patience_seconds = 1;
   static constexpr double least_greedy_share = 0.05;
+  // By what drafts may prolong a step with several tenants in it, and how many times what it takes
+  // a draft is to be worth: both are estimates.
+  static constexpr double most_draft_share = 0.2;
+  static constexpr double draft_margin = 1.25;
 
   struct Tenant {
     bool active = false;
@@ -195,6 +215,8 @@ class Planner {
     seconds_left_ -= seconds;
   }
   void plan_oldest();
+  void plan_drafts();
+  bool room_for_draft(const PlannedChunk& chunk);
   bool admit(std::uint32_t index);
   bool make_room(std::uint32_t index, std::uint32_t blocks);
   std::uint32_t kept_for_others(const PlannerSequence& sequence) const;

@@ -138,6 +138,8 @@ class LoopEngine final : public Engine {
   std::uint32_t cacheable_blocks(const SequenceRequest& request) const;
   void release_blocks(Sequence& sequence);
   void take_logits(Sequence& sequence, const PlannedChunk& chunk, std::span<float> logits);
+  void take_token(Sequence& sequence, std::span<float> logits);
+  void take_drafts(Sequence& sequence, std::span<const TokenId> drafts, std::span<float> logits);
   void charge_service(Sequence& sequence);
   void learn(Clock::time_point begin, Clock::time_point end);
   void publish_backlogs();
@@ -778,6 +780,7 @@ void LoopEngine::read_views() {
       continue;
     }
     views_.push_back(sequence->view());
+    if (config_.speculation && Planner::decodes(views_.back())) sequence->foretell(views_.back());
     viewed_.push_back(sequence.get());
   }
 }
@@ -799,7 +802,7 @@ void LoopEngine::execute(const StepPlan& plan) {
       chunk.tokens = fitted.tokens;
       chunk.logit_rows = fitted.logit_rows;
     }
-    if (!grow(sequence, sequence.computed + chunk.tokens)) {
+    if (!grow(sequence, sequence.computed + chunk.tokens + chunk.drafts)) {
       preempt(sequence);  // others hold more than was foreseen: it comes again
       continue;
     }
@@ -809,9 +812,13 @@ void LoopEngine::execute(const StepPlan& plan) {
   if (batch_.empty()) return;
 
   for (std::size_t i = 0; i < batch_.size(); ++i) {
-    const Sequence& sequence = *batch_sequences_[i];
-    chunks_.push_back({std::span(sequence.tokens).subspan(sequence.computed, batch_[i].tokens),
-                       sequence.computed, sequence.blocks, batch_[i].logit_rows});
+    Sequence& sequence = *batch_sequences_[i];
+    const PlannedChunk& chunk = batch_[i];
+    const std::span<const TokenId> tokens =
+        chunk.drafts > 0 ? sequence.lookup.draft(sequence.tokens, chunk.drafts)
+                         : std::span(sequence.tokens).subspan(sequence.computed, chunk.tokens);
+    chunks_.push_back(
+        {tokens, sequence.computed, sequence.blocks, chunk.logit_rows + chunk.drafts});
   }
   auto* logits = reinterpret_cast<float*>(logits_.data());
   const std::size_t vocab = model_->info().vocab;
@@ -820,10 +827,15 @@ void LoopEngine::execute(const StepPlan& plan) {
     model_->forward(chunks_, pool_, logits);
     for (; i < batch_.size(); ++i) {
       Sequence& sequence = *batch_sequences_[i];
-      const std::size_t numbers = batch_[i].logit_rows * vocab;
+      const std::size_t numbers = chunks_[i].logit_rows * vocab;
       sequence.computed += batch_[i].tokens;
       charge_service(sequence);
-      take_logits(sequence, batch_[i], {logits, numbers});
+      const std::span rows(logits, numbers);
+      const std::size_t own = batch_[i].logit_rows * vocab;
+      take_logits(sequence, batch_[i], rows.first(own));
+      if (batch_[i].drafts > 0 && !sequence.done) {
+        take_drafts(sequence, chunks_[i].tokens.subspan(1), rows.subspan(own));
+      }
       logits += numbers;
     }
   } catch (const std::exception& e) {
@@ -928,29 +940,52 @@ void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
     }
     if (next != sequence.tokens.size() || !sequence.samples()) continue;
     if (sequence.generated().empty()) keep_prefix(sequence);  // others may wait for this prompt
-    SampledToken token = sampler_.sample(numbers, sampling, next, sequence.generated());
-    if (token.id == no_token) {
-      sequence.computed = 0;
-      return finish(sequence, FinishReason::error,
-                    Error(ErrorCode::internal, "the model's logits at position " +
-                                                   std::to_string(next) + " are not numbers"));
-    }
-    const auto& stops = sequence.request.stop_tokens;
-    if (std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
-      return finish(sequence, FinishReason::stop);
-    }
-    sequence.tokens.push_back(token.id);
-    if (sequence.emitted == 0 && sequence.expected_ttft > 0) {
-      const auto passed = Clock::now() - sequence.submitted;
-      lateness_bound_.observe(sequence.expected_ttft,
-                              std::chrono::duration<double>(passed).count());
-    }
-    ++sequence.emitted;
-    ++counters_.generated_tokens_total;
-    event(sequence).tokens.push_back(std::move(token));
-    break;
+    return take_token(sequence, numbers);
   }
   if (!sequence.samples() && !sequence.scores_prompt()) finish(sequence, FinishReason::length);
+}
+
+// The next token, from the logits behind the last one.
+void LoopEngine::take_token(Sequence& sequence, std::span<float> logits) {
+  const std::size_t next = sequence.tokens.size();
+  SampledToken token =
+      sampler_.sample(logits, sequence.request.sampling, next, sequence.generated());
+  if (token.id == no_token) {
+    sequence.computed = 0;
+    return finish(sequence, FinishReason::error,
+                  Error(ErrorCode::internal, "the model's logits at position " +
+                                                 std::to_string(next) + " are not numbers"));
+  }
+  const auto& stops = sequence.request.stop_tokens;
+  if (std::find(stops.begin(), stops.end(), token.id) != stops.end()) {
+    return finish(sequence, FinishReason::stop);
+  }
+  sequence.tokens.push_back(token.id);
+  sequence.lookup.see(sequence.tokens);
+  if (sequence.emitted == 0 && sequence.expected_ttft > 0) {
+    const auto passed = Clock::now() - sequence.submitted;
+    lateness_bound_.observe(sequence.expected_ttft, std::chrono::duration<double>(passed).count());
+  }
+  ++sequence.emitted;
+  ++counters_.generated_tokens_total;
+  event(sequence).tokens.push_back(std::move(token));
+  if (!sequence.samples() && !sequence.scores_prompt()) finish(sequence, FinishReason::length);
+}
+
+// Row by row, as if each had been a step of its own: with the numbers that it would have had then.
+// A draft is right if it is what was sampled. What was computed for the others is nobody's: it lies
+// behind `computed`, and the next step writes over it.
+void LoopEngine::take_drafts(Sequence& sequence, std::span<const TokenId> drafts,
+                             std::span<float> logits) {
+  const std::size_t vocab = model_->info().vocab;
+  counters_.drafted_tokens_total += drafts.size();
+  for (std::size_t i = 0; i < drafts.size() && !sequence.done; ++i) {
+    if (sequence.tokens.back() != drafts[i]) break;
+    ++sequence.computed;
+    ++counters_.accepted_draft_tokens_total;
+    charge_service(sequence);
+    take_token(sequence, logits.subspan(i * vocab, vocab));
+  }
 }
 
 SequenceEvent& LoopEngine::event(Sequence& sequence) {

@@ -69,6 +69,9 @@ struct EngineConfig {
   // A sequence that may become this long is of the class long_context, whatever it says.
   std::uint32_t long_context_tokens = ~0U;
   bool prefix_sharing = true;
+  // Sequences that repeat themselves decode several tokens in a step, where that is cheaper. What
+  // they say is the same to the last bit.
+  bool speculation = true;
   // Where blocks go that leave the prefix tree, and come back from; null: nowhere.
   std::shared_ptr<KvTier> tier;
   std::function<void(const Shed&)> on_shed;  // on any thread; must not block
@@ -129,6 +132,8 @@ struct EngineStats {
   std::uint64_t steps_total = 0, prompt_tokens_total = 0, cached_prompt_tokens_total = 0;
   std::uint64_t restored_tokens_total = 0;  // from the tier into the prefix tree
   std::uint64_t generated_tokens_total = 0, preemptions_total = 0;
+  // Tokens computed in advance, and of them those that were generated then.
+  std::uint64_t drafted_tokens_total = 0, accepted_draft_tokens_total = 0;
   std::uint64_t finished_total = 0, refused_total = 0, cancelled_total = 0;
   double step_seconds_total = 0;
 };

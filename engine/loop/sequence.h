@@ -1,6 +1,7 @@
 // One sequence inside the engine loop.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include "engine/base/types.h"
 #include "engine/batching/planner.h"
+#include "engine/batching/prompt_lookup.h"
 #include "engine/batching/wait_estimate.h"
 #include "engine/kv/kv_tier.h"
 #include "engine/loop/engine.h"
@@ -71,6 +73,7 @@ struct Sequence {
   std::uint32_t charged = 0;   // of `tokens`, those that its tenant was served
   std::uint32_t cached = 0;
   std::uint32_t preemptions = 0;
+  PromptLookup lookup;
 
   // Blocks on their way back from a tier, while it waits for them.
   bool looked_up = false;  // since it last ran
@@ -113,6 +116,19 @@ struct Sequence {
     }
     view.blocks = static_cast<std::uint32_t>(blocks.size());
     return view;
+  }
+
+  // Of a sequence that decodes: what may be drafted. If all of it is right, another token comes
+  // behind it, and even that is within its length and its credit.
+  void foretell(PlannerSequence& view) {
+    lookup.look_up(tokens);
+    if (!lookup.found()) return;
+    const std::uint64_t room =
+        std::min<std::uint64_t>(request.max_new_tokens - generated().size(),
+                                credit.load(std::memory_order_relaxed) - emitted);
+    view.drafts =
+        static_cast<std::uint32_t>(std::min<std::uint64_t>(room - 1, PromptLookup::most_drafts));
+    view.draft_chance = lookup.chance();
   }
 };
 

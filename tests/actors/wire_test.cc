@@ -184,6 +184,8 @@ TEST(Wire, Reports) {
   stats.generated_tokens_total = 1ULL << 40;
   stats.step_seconds_total = 0.25;
   stats.restored_tokens_total = 1ULL << 41;
+  stats.drafted_tokens_total = 1ULL << 42;
+  stats.accepted_draft_tokens_total = 1ULL << 43;
   in.models = {{"a", stats}};
   in.replicas = {{"a", "a@1", ""}, {"b", "", "", true}, {"c", "", "no such file"}};
   const auto out = through(in);
@@ -197,6 +199,8 @@ TEST(Wire, Reports) {
   EXPECT_EQ(out.models[0].second.generated_tokens_total, 1ULL << 40);
   EXPECT_EQ(out.models[0].second.step_seconds_total, 0.25);
   EXPECT_EQ(out.models[0].second.restored_tokens_total, 1ULL << 41);
+  EXPECT_EQ(out.models[0].second.drafted_tokens_total, 1ULL << 42);
+  EXPECT_EQ(out.models[0].second.accepted_draft_tokens_total, 1ULL << 43);
   ASSERT_EQ(out.replicas.size(), 3U);
   EXPECT_EQ(out.replicas[0].version, "a@1");
   EXPECT_EQ(out.replicas[2].error, "no such file");
