@@ -32,7 +32,7 @@ class PromptLookup {
 
   bool found() const { return match_.next > 0; }
   // That the next token is the expected one, and then the one behind it, and so on: for each.
-  double chance() const { return chances_[kind()]; }
+  double chance() const { return found() ? chances_[kind()] : 0; }
   // The last token and `count` that are expected behind it; valid until the next call.
   std::span<const TokenId> draft(std::span<const TokenId> tokens, std::uint32_t count);
 

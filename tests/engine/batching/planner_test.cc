@@ -337,6 +337,98 @@ TEST(PlannerFit, ScoresEndWhereTheirRowsEnd) {
   EXPECT_EQ(Planner::fit(s, 0, 8).tokens, 0U);
 }
 
+class PlannerDrafts : public testing::Test {
+ protected:
+  // Reading the weights takes as long as 20 tokens.
+  static constexpr StepCost cost{.base = 0.01, .per_token = 0.0004, .per_row = 0.0001};
+
+  PlannerDrafts() { planner_.set_cost(cost); }
+  static PlannerSequence repeating(std::uint32_t tenant, double chance, std::uint32_t known = 8) {
+    PlannerSequence s = decoding(tenant, known);
+    s.reserve = 2;
+    s.drafts = 7;
+    s.draft_chance = chance;
+    return s;
+  }
+  std::vector<std::uint32_t> drafts(const std::vector<PlannerSequence>& sequences,
+                                    std::uint32_t available = 1000) {
+    sequences_ = sequences;
+    for (const auto& s : sequences_) planner_.activate(s.tenant);
+    std::vector<std::uint32_t> result(sequences.size());
+    const StepPlan& plan = planner_.plan(sequences_, available, 1000);
+    for (const auto& chunk : plan.chunks) result[chunk.sequence] = chunk.drafts;
+    return result;
+  }
+
+  PlannerLimits limits_{.tokens = 64, .sequences = 32, .logit_rows = 32, .chunk_tokens = 32};
+  Planner planner_{limits_, block_tokens};
+  std::vector<PlannerSequence> sequences_;
+};
+
+TEST_F(PlannerDrafts, AreAsLongAsTheyPay) {
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(7));
+  EXPECT_THAT(drafts({repeating(0, 0.5)}), ElementsAre(3));
+  // A token takes 1/21 of a step; with a margin, its chance has to be over that.
+  EXPECT_THAT(drafts({repeating(0, 0.06)}), ElementsAre(1));
+  EXPECT_THAT(drafts({repeating(0, 0.05)}), ElementsAre(0));
+  EXPECT_THAT(drafts({decoding(0, 8)}), ElementsAre(0));
+}
+
+TEST_F(PlannerDrafts, DoNotPayBeforeTheCostIsKnownOrWhereStepsComputeForMany) {
+  std::vector<PlannerSequence> many(30, repeating(0, 0.7));
+  EXPECT_THAT(drafts(many), testing::Each(0));
+  many.resize(2);
+  EXPECT_THAT(drafts(many), testing::Each(testing::Gt(0)));
+  planner_.set_cost({.base = 0, .per_token = 0.01});  // from steps of one size alone
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(0));
+  planner_.set_cost({});
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(0));
+}
+
+TEST_F(PlannerDrafts, TakeOnlyWhatTheStepHasLeft) {
+  limits_.logit_rows = 5;
+  planner_.set_limits(limits_);
+  EXPECT_THAT(drafts({repeating(0, 1.0), repeating(0, 1.0)}), ElementsAre(3, 0));
+  limits_.logit_rows = 32;
+  limits_.tokens = 6;
+  planner_.set_limits(limits_);
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(5));
+  // The prompt gets as much as without them.
+  EXPECT_THAT(drafts({repeating(0, 1.0), prefilling(0, 0, 90)}), ElementsAre(0, 0));
+  limits_.tokens = 64;
+  limits_.decode_step_seconds = 0.0125;
+  planner_.set_limits(limits_);
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(7)) << "a step may take twice its decodes";
+  planner_.set_cost({.base = 0.0001, .per_token = 0.00002, .per_row = 0});
+  limits_.decode_step_seconds = 0.00018;
+  planner_.set_limits(limits_);
+  EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(5)) << "or as long as it may with prompts";
+}
+
+TEST_F(PlannerDrafts, TakeNoBlockThatIsNotReservedOrThatOthersMayWant) {
+  EXPECT_THAT(drafts({repeating(0, 1.0, 14)}), ElementsAre(7));
+  auto ends = repeating(0, 1.0, 14);
+  ends.reserve = 1;
+  EXPECT_THAT(drafts({ends}), ElementsAre(2));
+  EXPECT_THAT(drafts({repeating(0, 1.0, 14)}, 1), ElementsAre(2));
+  EXPECT_THAT(drafts({repeating(0, 1.0, 14)}, 2), ElementsAre(7));
+}
+
+TEST_F(PlannerDrafts, ProlongAStepWithOtherTenantsByAFifth) {
+  const double step = cost.base + 2 * cost.added(7, 1, 1);
+  const auto most = static_cast<std::uint32_t>(0.2 * step / cost.added(8, 1, 1));
+  EXPECT_THAT(drafts({repeating(0, 1.0), decoding(1, 8)}), ElementsAre(most, 0));
+  EXPECT_THAT(drafts({repeating(0, 1.0), decoding(0, 8)}), ElementsAre(7, 0));
+}
+
+TEST_F(PlannerDrafts, OfAGreedyTenantStandInNobodysWay) {
+  planner_.set_cost({.base = 0.01, .per_token = 0.0004});
+  drafts({repeating(0, 1.0), repeating(1, 1.0)});
+  planner_.use(1, 9);
+  EXPECT_THAT(drafts({repeating(0, 1.0), repeating(1, 1.0)})[1], 0);
+  EXPECT_TRUE(planner_.greedy(1));
+}
+
 // A pool and sequences in numbers only, driven by the planner for many steps.
 class Simulation {
  public:
@@ -351,6 +443,7 @@ class Simulation {
                .chunk_tokens = 1 + below(60)};
     capacity_ = 5 + below(30);
     planner_ = Planner(limits_, block_tokens);
+    if (below(2) == 0) planner_.set_cost({.base = 0.01, .per_token = 0.0005, .per_row = 0.0001});
   }
   std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
 
@@ -367,6 +460,7 @@ class Simulation {
         PlannerSequence s = waiting(below(4), prompt);
         s.order = order++;
         ends_[s.order] = prompt + below(std::min(most - prompt, 100U));
+        s.reserve = blocks_for(prompt + below(ends_[s.order] - prompt + 1));
         if (count_[s.tenant]++ == 0) planner_.activate(s.tenant);
         live_.push_back(s);
       }
@@ -382,6 +476,9 @@ class Simulation {
       for (auto& s : live_) {
         s.freeable = s.blocks;
         held += s.blocks;
+        const std::uint32_t end = ends_[s.order];
+        s.drafts = below(std::min(8U, s.target < end ? end - s.target + 1 : 1));
+        s.draft_chance = below(11) / 10.0;
       }
       const StepPlan& plan = planner_.plan(live_, capacity_ - held, capacity_);
       const bool all_paused = std::all_of(live_.begin(), live_.end(),
@@ -397,11 +494,13 @@ class Simulation {
       idle_steps += plan.chunks.empty();
     }
   }
+  std::uint32_t drafted = 0;
 
  private:
   static PlannerSequence reset(const PlannerSequence& s) {
     PlannerSequence again = waiting(s.tenant, s.target);
     again.order = s.order;
+    again.reserve = s.reserve;
     return again;
   }
 
@@ -419,14 +518,23 @@ class Simulation {
       if (s.computed + chunk.tokens == s.target) {
         ASSERT_EQ(chunk.logit_rows, 1U);
       }
-      tokens += chunk.tokens;
-      rows += chunk.logit_rows;
+      if (chunk.drafts > 0) {
+        ASSERT_TRUE(Planner::decodes(s));
+        ASSERT_LE(chunk.drafts, s.drafts);
+      }
+      const std::uint32_t end = s.computed + chunk.tokens + chunk.drafts;
+      const std::uint32_t needed = std::max(s.blocks, blocks_for(end));
+      // Drafts take no block that nobody reckoned with.
+      ASSERT_LE(needed, std::max({s.blocks, s.reserve, blocks_for(s.target)}));
+      tokens += chunk.tokens + chunk.drafts;
+      rows += chunk.logit_rows + chunk.drafts;
       s.state = State::running;
-      s.computed += chunk.tokens;
+      s.computed += chunk.tokens + below(chunk.drafts + 1);  // some of the drafts are right
+      s.target = std::max(s.target, s.computed);
       planner_.serve(s.tenant, chunk.tokens);
-      const std::uint32_t needed = std::max(s.blocks, blocks_for(s.computed));
       held += needed - s.blocks;
       s.blocks = needed;
+      drafted += chunk.drafts;
       if (s.computed == s.target) ++s.target;  // one more is known, to be computed next
     }
     ASSERT_LE(held, capacity_);
@@ -450,12 +558,15 @@ class Simulation {
 };
 
 TEST(PlannerSimulation, EverySequenceEndsAndEveryPlanKeepsToTheCaps) {
-  for (std::uint32_t seed = 0; seed < 40; ++seed) {
+  std::uint32_t drafted = 0;
+  for (std::uint32_t seed = 0; seed < 80; ++seed) {
     SCOPED_TRACE(seed);
     Simulation simulation(seed);
     simulation.run();
     if (HasFatalFailure()) return;
+    drafted += simulation.drafted;
   }
+  EXPECT_GT(drafted, 1000U);
 }
 
 // Tenants, each with so many sequences at any time; returns what each was served, in tokens.

@@ -53,7 +53,13 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
   config.tenant_sequences = 400;
   config.prefix_sharing = below(4) != 0;
   const std::uint32_t blocks = 4 + below(20);
-  EngineHarness harness(config, blocks);
+  FakeModelOptions model;
+  // Half of the models repeat themselves, in steps that cost the same with drafts and without.
+  if (GetParam() % 2 == 1) {
+    model.habit = {.period = 5 + below(20), .percent = 60 + below(40)};
+    model.step_time = std::chrono::microseconds(50);
+  }
+  EngineHarness harness(config, blocks, model);
 
   std::map<std::uint64_t, Expected> all;
   for (std::uint64_t id = 1; id <= 120; ++id) {
@@ -61,7 +67,7 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
     expected.request = random_request(id, random, blocks * 16);
     auto& request = expected.request;
     expected.tokens = FakeModel::generate(request.prompt, request.sampling, request.max_new_tokens,
-                                          harness.vocab(), request.stop_tokens);
+                                          harness.vocab(), request.stop_tokens, model.habit);
     if (below(3) == 0) request.credit = below(4);
     if (below(6) == 0) {
       // As after a failover: the beginning of the answer comes along.
@@ -106,6 +112,7 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
     EXPECT_EQ(outcome.finish, stopped ? FinishReason::stop : FinishReason::length);
   }
   RecordProperty("preemptions", static_cast<int>(preemptions));
+  RecordProperty("drafts", static_cast<int>(harness.engine().stats().drafted_tokens_total));
 
   // Nothing is left: with the prefix tree emptied, every block is free and every account is zero.
   ASSERT_TRUE(harness.wait_idle());

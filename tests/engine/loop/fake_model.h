@@ -27,8 +27,15 @@ inline std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
   return x;
 }
 
+// A text that repeats itself each `period` tokens, but for those that it happens to change.
+struct FakeHabit {
+  std::uint32_t period = 0;   // 0: it repeats nothing
+  std::uint32_t percent = 0;  // of tokens, that are what they were
+};
+
 struct FakeModelOptions {
   std::uint32_t vocab = 50;
+  FakeHabit habit;
   StepLimits limits;                      // exceeding them throws
   std::chrono::microseconds step_time{};  // slept in each step
   TokenId nan_after = no_token;           // the logits after this token are not numbers
@@ -72,7 +79,7 @@ class FakeModel final : public CausalModel {
         for (std::size_t i = 0; i <= position; ++i) {
           history = mix(history, read(kv, chunk.blocks, i));
         }
-        write_logits(history, {logits, options_.vocab});
+        write_logits(history, position, options_.habit, {logits, options_.vocab});
         if (chunk.tokens[position - chunk.start_position] == options_.nan_after) {
           std::fill_n(logits, options_.vocab, std::numeric_limits<float>::quiet_NaN());
         }
@@ -82,7 +89,8 @@ class FakeModel final : public CausalModel {
   }
 
   // The logits after these tokens.
-  static std::vector<float> logits_after(std::span<const TokenId> tokens, std::uint32_t vocab) {
+  static std::vector<float> logits_after(std::span<const TokenId> tokens, std::uint32_t vocab,
+                                         FakeHabit habit = {}) {
     std::uint64_t history = 0;
     std::uint64_t last = 0;
     for (const TokenId token : tokens) {
@@ -90,18 +98,19 @@ class FakeModel final : public CausalModel {
       history = mix(history, last);
     }
     std::vector<float> logits(vocab);
-    write_logits(history, logits);
+    write_logits(history, tokens.size() - 1, habit, logits);
     return logits;
   }
 
   // What a sequence generates alone, by the definition: no blocks, batches or engine.
   static std::vector<TokenId> generate(std::vector<TokenId> prompt, const SamplingParams& sampling,
                                        std::uint32_t max_new_tokens, std::uint32_t vocab,
-                                       const std::vector<TokenId>& stop_tokens = {}) {
+                                       const std::vector<TokenId>& stop_tokens = {},
+                                       FakeHabit habit = {}) {
     Sampler sampler(vocab);
     const std::size_t begin = prompt.size();
     while (prompt.size() - begin < max_new_tokens) {
-      auto logits = logits_after(prompt, vocab);
+      auto logits = logits_after(prompt, vocab, habit);
       const TokenId id =
           sampler.sample(logits, sampling, prompt.size(), std::span(prompt).subspan(begin)).id;
       if (std::find(stop_tokens.begin(), stop_tokens.end(), id) != stop_tokens.end()) break;
@@ -114,10 +123,14 @@ class FakeModel final : public CausalModel {
   static std::uint64_t mark(std::uint64_t before, TokenId token) {
     return mix(before, static_cast<std::uint64_t>(token) + 1);
   }
-  static void write_logits(std::uint64_t history, std::span<float> logits) {
+  // Behind `position`, whose marks are this history.
+  static void write_logits(std::uint64_t history, std::size_t position, FakeHabit habit,
+                           std::span<float> logits) {
     for (std::size_t i = 0; i < logits.size(); ++i) {
       logits[i] = static_cast<float>(mix(history, i) >> 40) * (6.0F / (1 << 24));  // [0, 6)
     }
+    if (habit.period == 0 || mix(history, 1) % 100 >= habit.percent) return;
+    logits[mix(habit.period, position % habit.period) % logits.size()] += 20;
   }
   static std::byte* slot(const BlockPool& kv, std::span<const BlockId> blocks,
                          std::size_t position) {

@@ -22,6 +22,7 @@ struct Setting {
   KvType kv_type = KvType::f16;
   // Tokens after which each client stops reading until all have got as many.
   std::optional<std::uint32_t> pause_after = {};
+  bool speculation = true;
 };
 
 class RealModel {
@@ -38,6 +39,7 @@ class RealModel {
         .tokens = 64, .sequences = setting.sequences, .logit_rows = 8, .context_tokens = 256};
     config.chunk_tokens = setting.chunk_tokens;
     config.kv_type = setting.kv_type;
+    config.speculation = setting.speculation;
     Ledger ledger;
     ThreadPool pool(2);
     LoadOptions options;
@@ -72,10 +74,11 @@ class RealModel {
     }
     preemptions = harness.engine().stats().preemptions_total;
     cached = harness.engine().stats().cached_prompt_tokens_total;
+    accepted = harness.engine().stats().accepted_draft_tokens_total;
     return texts;
   }
 
-  std::uint64_t preemptions = 0, cached = 0;
+  std::uint64_t preemptions = 0, cached = 0, accepted = 0;
 
  private:
   std::filesystem::path path_;
@@ -143,6 +146,34 @@ void expect_same_text_from_any_length(RealModel& model, std::uint32_t vocab, std
   }
 }
 
+// Prompts that go round in circles, so that there are drafts from the beginning, and greedy texts,
+// that come to do the same.
+void expect_same_text_with_and_without_drafts(RealModel& model, std::uint32_t vocab,
+                                              KvType kv_type) {
+  std::vector<SequenceRequest> all;
+  for (std::uint32_t i = 0; i < 6; ++i) {
+    auto prompt = make_prompt(10 + i, i + 1, vocab);
+    for (int round = 0; round < 3; ++round) {
+      const std::vector<TokenId> circle(prompt.begin(), prompt.begin() + 10 + i);
+      prompt.insert(prompt.end(), circle.begin(), circle.end());
+    }
+    all.push_back(make_request(i + 1, std::move(prompt), 150, i % 3 == 2 ? "bob" : "alice"));
+    all.back().sampling.temperature = i % 2 == 0 ? 0.0F : 0.3F;
+    if (i == 4) all.back().sampling.frequency_penalty = 0.1F;
+  }
+  std::uint64_t accepted = 0;
+  for (const auto& request : all) {
+    const auto without = model.run({32, 64, 8, kv_type, {}, false}, {request});
+    EXPECT_EQ(model.accepted, 0U);
+    EXPECT_EQ(model.run({32, 64, 8, kv_type}, {request}), without);
+    accepted += model.accepted;
+  }
+  EXPECT_GT(accepted, 0U);
+  const auto without = model.run({128, 64, 8, kv_type, {}, false}, all);
+  EXPECT_EQ(model.run({128, 64, 8, kv_type}, all), without) << "together";
+  EXPECT_EQ(model.run({14, 64, 8, kv_type, 75}, all), without) << "preempted";
+}
+
 class TinyModels : public ::testing::TestWithParam<std::tuple<const char*, ComputeMode, KvType>> {};
 
 TEST_P(TinyModels, ASeedGivesTheSameTextInAnyCompany) {
@@ -161,6 +192,15 @@ TEST_P(TinyModels, AnotherEngineGoesOnBehindAnyLength) {
   make_tiny_model(architecture, {}, TensorType::q8_0).write(path);
   RealModel model(path, compute);
   expect_same_text_from_any_length(model, 101, 60, kv_type);
+}
+
+TEST_P(TinyModels, DraftsDoNotChangeTheText) {
+  const auto& [architecture, compute, kv_type] = GetParam();
+  TemporaryFolder folder;
+  const auto path = folder.path() / "tiny.gguf";
+  make_tiny_model(architecture, {}, TensorType::q8_0).write(path);
+  RealModel model(path, compute);
+  expect_same_text_with_and_without_drafts(model, 101, kv_type);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -186,6 +226,11 @@ TEST_F(PublishedModel, ASeedGivesTheSameTextInAnyCompany) {
 
 TEST_F(PublishedModel, AnotherEngineGoesOnBehindAnyLength) {
   expect_same_text_from_any_length(model_, 49152, 40, KvType::f16);
+}
+
+TEST_F(PublishedModel, DraftsDoNotChangeTheText) {
+  expect_same_text_with_and_without_drafts(model_, 49152, KvType::f16);
+  expect_same_text_with_and_without_drafts(model_, 49152, KvType::int8);
 }
 
 }  // namespace
