@@ -47,6 +47,7 @@ engine:
   kv_type: int4
   max_batch: 12
   prefix_sharing: false
+  speculation: off
 models:
   - {name: tiny, path: /some/where.gguf, compute: float32}
 tenants:
@@ -78,6 +79,7 @@ tiers:
   EXPECT_EQ(server.engine.kv_type, KvType::int4);
   EXPECT_EQ(server.engine.max_batch, 12U);
   EXPECT_FALSE(server.engine.prefix_sharing);
+  EXPECT_FALSE(server.engine.speculation);
   ASSERT_EQ(server.models.size(), 1U);
   EXPECT_EQ(server.models[0].compute, ComputeMode::float32);
   ASSERT_EQ(server.tenants.size(), 1U);

@@ -399,8 +399,8 @@ TEST_F(PlannerDrafts, TakeOnlyWhatTheStepHasLeft) {
   limits_.decode_step_seconds = 0.0125;
   planner_.set_limits(limits_);
   EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(7)) << "a step may take twice its decodes";
-  planner_.set_cost({.base = 0.0001, .per_token = 0.00002, .per_row = 0});
-  limits_.decode_step_seconds = 0.00018;
+  planner_.set_cost({.base = 0.01, .per_token = 0.003});
+  limits_.decode_step_seconds = 0.03;
   planner_.set_limits(limits_);
   EXPECT_THAT(drafts({repeating(0, 1.0)}), ElementsAre(5)) << "or as long as it may with prompts";
 }

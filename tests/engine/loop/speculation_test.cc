@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
+#include <thread>
 
 #include "tests/engine/loop/engine_harness.h"
 
@@ -70,7 +70,13 @@ TEST(Speculation, IsLeftWhereItIsOff) {
 }
 
 TEST(Speculation, IsNotTriedWhereTextsDoNotRepeat) {
-  EngineHarness harness(small(), 64, repeating(0));
+  FakeModelOptions options;
+  options.on_forward = [](std::span<const SequenceChunk> chunks) {
+    std::size_t tokens = 0;
+    for (const auto& chunk : chunks) tokens += chunk.tokens.size();
+    std::this_thread::sleep_for(std::chrono::microseconds(200 + 50 * tokens));
+  };
+  EngineHarness harness(small(), 64, options);
   for (std::uint64_t id = 1; id <= 4; ++id) {
     // What was asked repeats itself; the answer does not.
     auto prompt = make_prompt(20, id);
