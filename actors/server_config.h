@@ -69,7 +69,7 @@ struct EngineSettings {
   KvType kv_type = KvType::f16;
   std::optional<std::uint64_t> kv_bytes;  // of each causal model; none: what the plan leaves
   bool prefix_sharing = true;
-  bool speculation = true;  // drafts by prompt lookup
+  bool speculation = true;                 // drafts by prompt lookup
   std::filesystem::path packed_directory;  // empty: beside the model
 };
 int thread_count(const EngineSettings& settings);  // as configured, or one for each core

@@ -428,6 +428,7 @@ void Planner::plan_oldest() {
   plan_.chunks.push_back(chunk);
 }
 
+// With what is left, from those that are served first to the last.
 void Planner::plan_drafts() {
   if (!cost_.known()) return;
   const std::uint32_t first = sequences_[plan_.chunks.front().sequence].tenant;

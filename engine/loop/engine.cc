@@ -802,7 +802,9 @@ void LoopEngine::execute(const StepPlan& plan) {
       chunk.tokens = fitted.tokens;
       chunk.logit_rows = fitted.logit_rows;
     }
-    if (!grow(sequence, sequence.computed + chunk.tokens + chunk.drafts)) {
+    const std::uint32_t end = sequence.computed + chunk.tokens;
+    if (chunk.drafts > 0 && !grow(sequence, end + chunk.drafts)) chunk.drafts = 0;
+    if (!grow(sequence, end)) {
       preempt(sequence);  // others hold more than was foreseen: it comes again
       continue;
     }
