@@ -6,12 +6,16 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "engine/formats/gguf.h"
+#include "engine/tokenizer/tokenizer.h"
 #include "tests/engine/models/model_runner.h"
 #include "tests/engine/models/tiny_model.h"
 
@@ -108,19 +112,33 @@ double mean_nll(ModelRunner& runner, std::span<const TokenId> ids) {
   return total / static_cast<double>(ids.size() - 1);
 }
 
-// On a text of this length perplexity moves by a third of a percent with the last bit of an
-// exponential; the divergence below does not.
-TEST_P(GoldenModel, Int8PerplexityIsWithinOnePercent) {
+// With the last bit of an exponential the perplexity of a few hundred tokens moves by a third of a
+// percent: this needs some thousands. In pieces, as float32 was measured (by this engine, whose
+// float32 agrees with the reference above).
+TEST_P(GoldenModel, Int8PerplexityIsWithinHalfAPercent) {
+  const std::map<std::string, double> float32_nll = {{"smollm2", 4.53791328},
+                                                     {"gemma3", 5.04783987}};
+  constexpr std::size_t piece_tokens = 1024;
+  std::ifstream in(std::string(PLIMSOLL_TEST_DATA) + "/engine/models/golden/long_text.txt");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  const auto file = GgufFile::open(path_);
+  ASSERT_TRUE(file);
+  const auto ids = *(*make_tokenizer(*file))->encode(text, {});
   TemporaryFolder cache;
   ModelRunner runner(path_, {.compute = ComputeMode::int8, .cache_directory = cache.path()});
   ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
-  const auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
-  const double nll = mean_nll(runner, ids);
-  const double expected = golden_["text"]["mean_nll"].get<double>();
+  double total = 0;
+  std::size_t scored = 0;
+  for (std::size_t first = 0; first < ids.size(); first += piece_tokens) {
+    const auto piece = std::span(ids).subspan(first, std::min(piece_tokens, ids.size() - first));
+    total += mean_nll(runner, piece) * static_cast<double>(piece.size() - 1);
+    scored += piece.size() - 1;
+  }
+  const double nll = total / static_cast<double>(scored), expected = float32_nll.at(GetParam());
   RecordProperty("perplexity", std::to_string(std::exp(nll)));
-  std::cout << "perplexity " << std::exp(nll) << ", float32 reference " << std::exp(expected)
-            << "\n";
-  EXPECT_NEAR(std::exp(nll - expected), 1.0, 0.01);
+  std::cout << "perplexity " << std::exp(nll) << " over " << scored << " tokens, float32 "
+            << std::exp(expected) << "\n";
+  EXPECT_NEAR(std::exp(nll - expected), 1.0, 0.005);
 }
 
 // The distributions themselves, token for token. Their divergence is by how much int8 makes the
