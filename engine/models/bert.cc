@@ -1,8 +1,12 @@
 #include "engine/models/bert.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cassert>
 #include <cmath>
+#include <initializer_list>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +23,10 @@
 
 namespace plimsoll {
 namespace {
+
+// What one thread takes through the model alone: as many tokens as stay in its cache, and no fewer
+// than make reading all weights worth it.
+constexpr std::size_t most_tokens_alone = 64, least_tokens_alone = 32;
 
 enum class Pooling : std::uint8_t { mean, first_token };
 
@@ -230,13 +238,17 @@ class Bert final : public EmbeddingModel {
     std::span<float> position;  // [hidden], a row for each thread
     std::span<float> attention_scratch;
     std::span<std::byte> quantized;
-    std::span<std::byte> rest;  // what `quantized` lost: short texts have little to average it out
   };
   struct Sizes {
     StepLimits limits;
     int threads = 1;
     bool packed = false;
   };
+  // Of a token: so many that a part can begin with any.
+  static std::size_t quantized_bytes(const BertConfig& config) {
+    const std::size_t cols = std::max(config.hidden, config.ffn);
+    return (QuantizedActivations::bytes(1, cols, true) + 63) / 64 * 64;
+  }
   template <class Memory>
   static Buffers lay_out(Memory& memory, const BertConfig& config, const Sizes& sizes) {
     const std::size_t tokens = sizes.limits.tokens;
@@ -253,12 +265,8 @@ class Bert final : public EmbeddingModel {
     b.position = memory.template take<float>(threads * hidden);
     b.attention_scratch =
         memory.template take<float>(threads * attention_scratch_floats(attention_shape(config)));
-    const std::size_t quantized_bytes =
-        sizes.packed
-            ? QuantizedActivations::bytes(tokens, std::max(hidden, std::size_t{config.ffn}))
-            : 0;
-    b.quantized = memory.template take<std::byte>(quantized_bytes);
-    b.rest = memory.template take<std::byte>(quantized_bytes);
+    const std::size_t quantized = sizes.packed ? tokens * quantized_bytes(config) : 0;
+    b.quantized = memory.template take<std::byte>(quantized);
     return b;
   }
 
@@ -270,16 +278,42 @@ class Bert final : public EmbeddingModel {
             .scale = 1.0F / std::sqrt(static_cast<float>(head_dim))};
   }
 
-  void look_up(std::span<const TokenId> input, std::size_t first);
-  void run_layer(const BertLayer& w, std::span<const std::span<const TokenId>> batch,
-                 std::size_t tokens);
-  void pool(std::size_t first, std::size_t tokens, float* out) const;
+  // Inputs of a step that go through all layers together.
+  struct Part {
+    std::span<const std::span<const TokenId>> inputs;
+    std::size_t tokens = 0;
+    Buffers b;  // from the first of these tokens on
+    ThreadPool& pool;
+  };
+  // Tokens of a part that one thread takes through the model alone; 0: all threads share one part.
+  std::size_t tokens_alone(std::span<const std::span<const TokenId>> batch,
+                           std::size_t tokens) const;
+  Buffers buffers_from(std::size_t token, int rank) const;
+  void run(const Part& part, float* out) const;
+  void look_up(const Part& part) const;
+  void run_layer(const BertLayer& w, const BertLayer* next, const Part& part) const;
+  void pool(const float* x, std::size_t tokens, float* out) const;
 
-  void quantize_for(const BertLinear& w, const float* in, std::size_t tokens);
-  // out[t] = in[t] W^T + b. The input was given to quantize_for() just before.
-  void apply(const BertLinear& w, const float* in, std::size_t tokens, float* out);
-  // x = LayerNorm(x + branch)
-  void add_and_norm(const BertNorm& norm, std::size_t tokens);
+  // f(t) for every token of the part.
+  template <class F>
+  static void each_token(const Part& part, const F& f) {
+    part.pool.parallel_for(part.tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
+      for (std::size_t t = begin; t < end; ++t) f(t);
+    });
+  }
+  // Short texts have little to average out what 8 bits lose: every block has an offset.
+  static QuantizedActivations quantized(const Part& part, std::size_t cols);
+  // Token t of what `w` is multiplied with next, where its weights are packed.
+  void quantize(const BertLinear& w, std::span<const float> in, std::size_t t,
+                const Part& part) const;
+  struct Out {
+    const BertLinear* w;
+    float* y;  // y[t] = in[t] W^T + b
+  };
+  // Every token of `in` was given to quantize() before.
+  void multiply(std::initializer_list<Out> outs, std::span<const float> in, const Part& part) const;
+  // x = LayerNorm(x + branch), which `next`, unless null, is multiplied with.
+  void add_and_norm(const BertNorm& norm, const BertLinear* next, const Part& part) const;
 
   BertConfig config_;
   ModelInfo info_;
@@ -287,121 +321,174 @@ class Bert final : public EmbeddingModel {
   BertWeights w_;
   StepLimits limits_;
   ThreadPool& pool_;
+  ThreadPool caller_{1};  // for threads that work alone
   Arena arena_;
   Buffers b_;
 };
+
+// Threads that take whole inputs wait for each other once a step, not eight times a layer, and what
+// is passed from layer to layer stays in a core's own cache. It takes enough inputs for all to end
+// at about the same time, and packed weights: float32's are transposed for each part anew.
+std::size_t Bert::tokens_alone(std::span<const std::span<const TokenId>> batch,
+                               std::size_t tokens) const {
+  if (b_.quantized.empty()) return 0;
+  const auto threads = static_cast<std::size_t>(pool_.threads());
+  const std::size_t share = tokens / threads;
+  std::size_t longest = 0;
+  for (const auto& input : batch) longest = std::max(longest, input.size());
+  if (threads > 1 && (share < least_tokens_alone || longest * 4 > share)) return 0;
+  const std::size_t parts = (share + most_tokens_alone - 1) / most_tokens_alone * threads;
+  return (tokens + parts - 1) / parts;
+}
+
+Bert::Buffers Bert::buffers_from(std::size_t token, int rank) const {
+  const std::size_t n = config_.hidden;
+  const std::size_t scratch = b_.attention_scratch.size() / pool_.threads();
+  Buffers b = b_;
+  for (std::span<float>* rows : {&b.x, &b.q, &b.k, &b.v, &b.attended, &b.branch}) {
+    *rows = rows->subspan(token * n);
+  }
+  b.ffn = b.ffn.subspan(token * config_.ffn);
+  b.position = b.position.subspan(rank * n, n);
+  b.attention_scratch = b.attention_scratch.subspan(rank * scratch, scratch);
+  if (!b.quantized.empty()) b.quantized = b.quantized.subspan(token * quantized_bytes(config_));
+  return b;
+}
 
 void Bert::embed(std::span<const std::span<const TokenId>> batch, float* out) {
   std::size_t tokens = 0;
   for (const auto& input : batch) {
     assert(!input.empty() && input.size() <= config_.context_tokens);
-    assert(tokens + input.size() <= limits_.tokens);
-    look_up(input, tokens);
     tokens += input.size();
   }
-  for (const BertLayer& layer : w_.layers) run_layer(layer, batch, tokens);
-  std::size_t first = 0;
-  for (const auto& input : batch) {
-    pool(first, input.size(), out);
-    first += input.size();
+  assert(tokens <= limits_.tokens);
+  const std::size_t alone = tokens_alone(batch, tokens);
+  if (alone == 0) return run({batch, tokens, b_, pool_}, out);
+  std::atomic<std::size_t> next{0};
+  pool_.run([&](int rank) {
+    for (;;) {
+      const std::size_t begin = next.fetch_add(alone, std::memory_order_relaxed);
+      if (begin >= tokens) return;
+      // The inputs of which the first token is in [begin, begin + alone).
+      std::size_t token = 0, input = 0;
+      while (input < batch.size() && token < begin) token += batch[input++].size();
+      const std::size_t first = token, first_input = input;
+      while (input < batch.size() && token < begin + alone) token += batch[input++].size();
+      if (input == first_input) continue;
+      run({batch.subspan(first_input, input - first_input), token - first,
+           buffers_from(first, rank), caller_},
+          out + first_input * config_.hidden);
+    }
+  });
+}
+
+void Bert::run(const Part& part, float* out) const {
+  look_up(part);
+  for (std::size_t i = 0; i < w_.layers.size(); ++i) {
+    run_layer(w_.layers[i], i + 1 < w_.layers.size() ? &w_.layers[i + 1] : nullptr, part);
+  }
+  const float* x = part.b.x.data();
+  for (const auto& input : part.inputs) {
+    pool(x, input.size(), out);
+    x += input.size() * config_.hidden;
     out += config_.hidden;
   }
 }
 
 // x = LayerNorm(word + position + type 0)
-void Bert::look_up(std::span<const TokenId> input, std::size_t first) {
+void Bert::look_up(const Part& part) const {
   const std::size_t n = config_.hidden;
-  pool_.parallel_for(input.size(), token_grain, [&](std::size_t begin, std::size_t end, int rank) {
-    float* const other = &b_.position[static_cast<std::size_t>(rank) * n];
-    for (std::size_t t = begin; t < end; ++t) {
-      const TokenId id = input[t];
-      assert(id >= 0 && static_cast<std::uint32_t>(id) < config_.vocab);
-      float* const x = &b_.x[(first + t) * n];
-      dequantize_row(w_.words.source, static_cast<std::uint64_t>(id), x);
-      dequantize_row(w_.types.source, 0, other);
-      add(x, other, n, x);
-      dequantize_row(w_.positions.source, t, other);
-      add(x, other, n, x);
-      layer_norm(x, w_.embedding_norm.weight, w_.embedding_norm.bias, config_.norm_epsilon, n, x);
-    }
-  });
-}
-
-void Bert::run_layer(const BertLayer& w, std::span<const std::span<const TokenId>> batch,
-                     std::size_t tokens) {
-  const std::size_t n = config_.hidden;
-  quantize_for(w.q, b_.x.data(), tokens);
-  apply(w.q, b_.x.data(), tokens, b_.q.data());
-  apply(w.k, b_.x.data(), tokens, b_.k.data());
-  apply(w.v, b_.x.data(), tokens, b_.v.data());
-  const AttentionShape shape = attention_shape(config_);
   std::size_t first = 0;
-  for (const auto& input : batch) {
-    attention_bidirectional(shape, &b_.q[first * n], &b_.k[first * n], &b_.v[first * n],
-                            &b_.attended[first * n], static_cast<std::uint32_t>(input.size()), n, n,
-                            b_.attention_scratch, pool_);
+  for (const auto& input : part.inputs) {
+    part.pool.parallel_for(
+        input.size(), token_grain, [&](std::size_t begin, std::size_t end, int rank) {
+          float* const other = &part.b.position[static_cast<std::size_t>(rank) * n];
+          for (std::size_t t = begin; t < end; ++t) {
+            const TokenId id = input[t];
+            assert(id >= 0 && static_cast<std::uint32_t>(id) < config_.vocab);
+            float* const x = &part.b.x[(first + t) * n];
+            dequantize_row(w_.words.source, static_cast<std::uint64_t>(id), x);
+            dequantize_row(w_.types.source, 0, other);
+            add(x, other, n, x);
+            dequantize_row(w_.positions.source, t, other);
+            add(x, other, n, x);
+            layer_norm(x, w_.embedding_norm.weight, w_.embedding_norm.bias, config_.norm_epsilon, n,
+                       x);
+            quantize(w_.layers.front().q, part.b.x, first + t, part);
+          }
+        });
     first += input.size();
   }
-  quantize_for(w.attention_output, b_.attended.data(), tokens);
-  apply(w.attention_output, b_.attended.data(), tokens, b_.branch.data());
-  add_and_norm(w.attention_norm, tokens);
-
-  quantize_for(w.up, b_.x.data(), tokens);
-  apply(w.up, b_.x.data(), tokens, b_.ffn.data());
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    float* const h = &b_.ffn[begin * config_.ffn];
-    gelu_erf(h, (end - begin) * config_.ffn, h);
-  });
-  quantize_for(w.down, b_.ffn.data(), tokens);
-  apply(w.down, b_.ffn.data(), tokens, b_.branch.data());
-  add_and_norm(w.ffn_norm, tokens);
 }
 
-void Bert::pool(std::size_t first, std::size_t tokens, float* out) const {
+void Bert::run_layer(const BertLayer& w, const BertLayer* next, const Part& part) const {
   const std::size_t n = config_.hidden;
-  std::copy_n(&b_.x[first * n], n, out);
+  const Buffers& b = part.b;
+  multiply({{&w.q, b.q.data()}, {&w.k, b.k.data()}, {&w.v, b.v.data()}}, b.x, part);
+  const AttentionShape shape = attention_shape(config_);
+  std::size_t first = 0;
+  for (const auto& input : part.inputs) {
+    attention_bidirectional(shape, &b.q[first * n], &b.k[first * n], &b.v[first * n],
+                            &b.attended[first * n], static_cast<std::uint32_t>(input.size()), n, n,
+                            b.attention_scratch, part.pool);
+    first += input.size();
+  }
+  each_token(part, [&](std::size_t t) { quantize(w.attention_output, b.attended, t, part); });
+  multiply({{&w.attention_output, b.branch.data()}}, b.attended, part);
+  add_and_norm(w.attention_norm, &w.up, part);
+
+  multiply({{&w.up, b.ffn.data()}}, b.x, part);
+  each_token(part, [&](std::size_t t) {
+    float* const h = &b.ffn[t * config_.ffn];
+    gelu_erf(h, config_.ffn, h);
+    quantize(w.down, b.ffn, t, part);
+  });
+  multiply({{&w.down, b.branch.data()}}, b.ffn, part);
+  add_and_norm(w.ffn_norm, next != nullptr ? &next->q : nullptr, part);
+}
+
+void Bert::pool(const float* x, std::size_t tokens, float* out) const {
+  const std::size_t n = config_.hidden;
+  std::copy_n(x, n, out);
   if (config_.pooling == Pooling::mean) {
-    for (std::size_t t = 1; t < tokens; ++t) add(out, &b_.x[(first + t) * n], n, out);
+    for (std::size_t t = 1; t < tokens; ++t) add(out, x + t * n, n, out);
   }
   // Scaling to length 1 takes the mean's division with it.
   const float length = std::sqrt(dot(out, out, n));
   if (length > 0) scale(out, 1.0F / length, n, out);
 }
 
-void Bert::quantize_for(const BertLinear& w, const float* in, std::size_t tokens) {
+QuantizedActivations Bert::quantized(const Part& part, std::size_t cols) {
+  return QuantizedActivations::in(part.b.quantized.data(), part.tokens, cols, true);
+}
+
+void Bert::quantize(const BertLinear& w, std::span<const float> in, std::size_t t,
+                    const Part& part) const {
   if (w.weight.packed.empty()) return;
   const std::size_t cols = w.weight.cols();
-  const auto quantized = QuantizedActivations::in(b_.quantized.data(), tokens, cols);
-  const auto rest = QuantizedActivations::in(b_.rest.data(), tokens, cols);
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    quantize_tokens(in, cols, tokens, cols, begin, end, quantized, &rest);
-  });
+  quantize_tokens(in.data(), cols, part.tokens, cols, t, t + 1, quantized(part, cols), nullptr);
 }
 
-void Bert::apply(const BertLinear& w, const float* in, std::size_t tokens, float* out) {
-  const std::size_t cols = w.weight.cols();
-  const std::size_t rows = w.weight.rows();
-  QuantizedActivations quantized, rest;
-  Product product{&w.weight, out, rows};
-  if (!w.weight.packed.empty()) {
-    quantized = QuantizedActivations::in(b_.quantized.data(), tokens, cols);
-    rest = QuantizedActivations::in(b_.rest.data(), tokens, cols);
-    product.rest = &rest;
+void Bert::multiply(std::initializer_list<Out> outs, std::span<const float> in,
+                    const Part& part) const {
+  const std::size_t cols = outs.begin()->w->weight.cols();
+  std::array<Product, 3> products;
+  std::size_t n = 0;
+  for (const auto& [w, y] : outs) {
+    products.at(n++) = {.w = &w->weight, .y = y, .ldy = w->weight.rows(), .bias = w->bias};
   }
-  matmul({&product, 1}, in, cols, quantized, tokens, pool_);
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    for (std::size_t t = begin; t < end; ++t) add(out + t * rows, w.bias, rows, out + t * rows);
-  });
+  const QuantizedActivations x =
+      part.b.quantized.empty() ? QuantizedActivations{} : quantized(part, cols);
+  matmul(std::span(products).first(n), in.data(), cols, x, part.tokens, part.pool);
 }
 
-void Bert::add_and_norm(const BertNorm& norm, std::size_t tokens) {
+void Bert::add_and_norm(const BertNorm& norm, const BertLinear* next, const Part& part) const {
   const std::size_t n = config_.hidden;
-  pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
-    for (std::size_t t = begin; t < end; ++t) {
-      float* const x = &b_.x[t * n];
-      add(x, &b_.branch[t * n], n, x);
-      layer_norm(x, norm.weight, norm.bias, config_.norm_epsilon, n, x);
-    }
+  each_token(part, [&](std::size_t t) {
+    float* const x = &part.b.x[t * n];
+    add(x, &part.b.branch[t * n], n, x);
+    layer_norm(x, norm.weight, norm.bias, config_.norm_epsilon, n, x);
+    if (next != nullptr) quantize(*next, part.b.x, t, part);
   });
 }
 

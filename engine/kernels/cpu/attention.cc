@@ -79,6 +79,8 @@ struct Tile {
   const float* v_scales[tile_groups];
   std::size_t begin;  // keys of the tile that some query of the item sees: [begin, end)
   std::size_t end;
+  // Short sequences have no other groups, and need not pay for them.
+  bool one_group() const { return end <= group_keys; }
 };
 
 struct Int4Pair {  // see kv_layout.h
@@ -95,6 +97,7 @@ struct Tile<Int4Pair> {
   const float* v_scales;                        // [2, groups, tile_keys]
   std::size_t begin;
   std::size_t end;
+  bool one_group() const { return false; }  // it always pays for the whole tile
 };
 
 template <class DF>
@@ -122,30 +125,42 @@ HWY_INLINE void AddDimension(const float* HWY_RESTRICT q, std::size_t head_dim,
   }
 }
 
-// scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
-template <std::size_t Rows, class T>
-HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std::size_t head_dim,
-                      const Tile<T>& tile, float* HWY_RESTRICT scores) {
+// scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order, of the keys of
+// Groups groups from `g` on.
+template <std::size_t Groups, std::size_t Rows, class T>
+HWY_INLINE void ScoreGroups(const float* HWY_RESTRICT q, std::size_t head_dim, const Tile<T>& tile,
+                            std::size_t g, float* HWY_RESTRICT scores) {
   constexpr std::size_t per_group = group_keys / lanes;
-  constexpr std::size_t columns = groups_at_once * per_group;
+  constexpr std::size_t columns = Groups * per_group;
   const D d;
+  V sum[Rows][columns];
+  for (auto& row : sum) {
+    for (V& s : row) s = hn::Zero(d);
+  }
+  for (std::size_t i = 0; i < head_dim; ++i) {
+    V k[columns];
+    for (std::size_t c = 0; c < columns; ++c) {
+      k[c] = LoadFloat(d, tile.k[g + c / per_group] + i * tile.k_stride + c % per_group * lanes);
+    }
+    AddDimension(q + i, head_dim, k, sum);
+  }
+  for (std::size_t r = 0; r < Rows; ++r) {
+    for (std::size_t c = 0; c < columns; ++c) {
+      hn::StoreU(sum[r][c], d, scores + r * tile_keys + g * group_keys + c * lanes);
+    }
+  }
+}
+
+// The scores of all keys of the tile, or of its first group where nothing else is seen.
+template <std::size_t Rows, class T>
+HWY_INLINE void Score(const float* q, const float* /*q_sums*/, std::size_t head_dim,
+                      const Tile<T>& tile, float* scores) {
+  if (tile.one_group()) {
+    ScoreGroups<1, Rows>(q, head_dim, tile, 0, scores);
+    return;
+  }
   for (std::size_t g = 0; g < tile_groups; g += groups_at_once) {
-    V sum[Rows][columns];
-    for (auto& row : sum) {
-      for (V& s : row) s = hn::Zero(d);
-    }
-    for (std::size_t i = 0; i < head_dim; ++i) {
-      V k[columns];
-      for (std::size_t c = 0; c < columns; ++c) {
-        k[c] = LoadFloat(d, tile.k[g + c / per_group] + i * tile.k_stride + c % per_group * lanes);
-      }
-      AddDimension(q + i, head_dim, k, sum);
-    }
-    for (std::size_t r = 0; r < Rows; ++r) {
-      for (std::size_t c = 0; c < columns; ++c) {
-        hn::StoreU(sum[r][c], d, scores + r * tile_keys + g * group_keys + c * lanes);
-      }
-    }
+    ScoreGroups<groups_at_once, Rows>(q, head_dim, tile, g, scores);
   }
 }
 
@@ -282,14 +297,14 @@ HWY_INLINE void Accumulate(const float* weights, const Tile<T>& tile, std::size_
 
 // Turns one row of scores into weights, exp(score - largest), and updates the row's maximum, sum
 // and correction. Only keys in [lo, hi) of the tile are seen; the others weigh exactly 0, and a
-// tile of which nothing is seen changes nothing.
-template <class T>
+// tile of which nothing is seen changes nothing. Looks at the first Vectors vectors of keys.
+template <std::size_t Vectors, class T>
 HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::size_t hi,
                       float* scores, float& largest, float& sum, float& correction) {
   const D d;
-  V s[tile_vectors];
+  V s[Vectors];
   V most = hn::Set(d, largest);
-  for (std::size_t c = 0; c < tile_vectors; ++c) {
+  for (std::size_t c = 0; c < Vectors; ++c) {
     s[c] = hn::LoadU(d, scores + c * lanes);
     if constexpr (std::is_same_v<T, std::int8_t>) {
       const float* const scales = tile.k_scales[c * lanes / group_keys] + c * lanes % group_keys;
@@ -313,7 +328,7 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
   correction =
       before == largest ? 1.0F : hn::GetLane(BoundedExp(d, hn::Sub(hn::Set(d, before), most)));
   V added = hn::Zero(d);
-  for (std::size_t c = 0; c < tile_vectors; ++c) {
+  for (std::size_t c = 0; c < Vectors; ++c) {
     V weight = BoundedExp(d, hn::Sub(s[c], most));
     added = hn::Add(added, weight);
     if constexpr (std::is_same_v<T, std::int8_t>) {
@@ -419,7 +434,8 @@ HWY_INLINE Tile<float> PlainTile(const float* k, const float* v, std::size_t str
   tile.v_stride = stride;
   tile.begin = 0;
   tile.end = std::min(end - first, tile_keys);
-  for (std::size_t g = 0; g < tile_groups; ++g) {
+  const std::size_t groups = tile.one_group() ? 1 : tile_groups;
+  for (std::size_t g = 0; g < groups; ++g) {
     float* const group = memory + g * group_keys * head_dim;
     const std::size_t from = first + g * group_keys;
     const std::size_t keys = from < end ? std::min(end - from, group_keys) : 0;
@@ -476,8 +492,14 @@ HWY_INLINE void AttendRows(const AttentionShape& shape, const AttentionSequence&
     for (std::size_t r = 0; r < item.rows; ++r) {
       const std::size_t row_lo = std::max(first_key(r), first) - first;
       const std::size_t row_hi = std::max(last_key(r), first) - first;
-      Weigh(tile, shape.softcap, row_lo, row_hi, scratch.scores + r * tile_keys, scratch.largest[r],
-            scratch.sum[r], scratch.correction[r]);
+      float* const scores = scratch.scores + r * tile_keys;
+      if (tile.one_group()) {
+        Weigh<group_keys / lanes>(tile, shape.softcap, row_lo, row_hi, scores, scratch.largest[r],
+                                  scratch.sum[r], scratch.correction[r]);
+      } else {
+        Weigh<tile_vectors>(tile, shape.softcap, row_lo, row_hi, scores, scratch.largest[r],
+                            scratch.sum[r], scratch.correction[r]);
+      }
     }
     ForRows(item.rows, [&](std::size_t r, auto rows) HWY_ATTR {
       Accumulate<T, rows()>(scratch.scores + r * tile_keys, tile, head_dim, scratch.correction + r,

@@ -20,7 +20,7 @@ void matmul(std::span<const Product> products, const float* x, std::size_t ldx,
       matmul_int8({&product, 1}, x_q, tokens, pool);
     } else {
       assert(product.rest == nullptr);
-      matmul_float(product.w->source, x, ldx, tokens, product.y, product.ldy, pool);
+      matmul_float(product, x, ldx, tokens, pool);
     }
   }
 }

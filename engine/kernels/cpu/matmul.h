@@ -34,14 +34,19 @@ struct QuantizedActivations {
   // from. Times 8 or halved, it serves 8 and 4 bits.
   std::int32_t* start = nullptr;
   float* scaled_sum = nullptr;  // scale times the sum of q
+  // With it x ~ scale * q + offset: half the error where a block's numbers lie to one side of zero.
+  // Products take it with weights of the form u8 alone. Null: x ~ scale * q.
+  float* offset = nullptr;
   static constexpr std::size_t block = 32;
   static constexpr std::size_t tile_tokens = 16;
-  static std::size_t bytes(std::size_t tokens, std::size_t cols) {
-    return tokens * cols + tokens * (cols / block) * (2 * sizeof(float) + sizeof(std::int32_t)) +
-           256;
+  static std::size_t bytes(std::size_t tokens, std::size_t cols, bool with_offset = false) {
+    const std::size_t of_block =
+        block + (with_offset ? 3 : 2) * sizeof(float) + sizeof(std::int32_t);
+    return tokens * (cols / block) * of_block + 320;
   }
-  // Lays the arrays out in `buffer` (64-byte aligned, bytes(tokens, cols) long).
-  static QuantizedActivations in(std::byte* buffer, std::size_t tokens, std::size_t cols);
+  // Lays the arrays out in `buffer` (64-byte aligned, bytes(tokens, cols, with_offset) long).
+  static QuantizedActivations in(std::byte* buffer, std::size_t tokens, std::size_t cols,
+                                 bool with_offset = false);
 };
 
 // x [tokens, cols] row-major with stride ldx; cols is a multiple of 32. NaN and infinity in x are
@@ -55,14 +60,16 @@ void quantize_tokens(const float* x, std::size_t ldx, std::size_t tokens, std::s
                      std::size_t begin, std::size_t end, const QuantizedActivations& out,
                      const QuantizedActivations* rest);
 
-// One of several products with the same activations: y = x W^T, [tokens, w.rows()] with stride ldy,
-// overwritten.
+// One of several products with the same activations: y = x W^T + bias, [tokens, w.rows()] with
+// stride ldy, overwritten.
 struct Product {
   const WeightMatrix* w = nullptr;
   float* y = nullptr;
   std::size_t ldy = 0;
-  // With it y = (x + rest) W^T: what quantize_tokens() says was lost of x. Packed weights only.
+  // With it y = (x + rest) W^T + bias: what quantize_tokens() says was lost of x. Packed weights
+  // only.
   const QuantizedActivations* rest = nullptr;
+  const float* bias = nullptr;  // [w.rows()]; null: none
 };
 
 // x_q, quantized with the same `tokens`, is needed where weights are packed, x where they are not.

@@ -10,6 +10,7 @@
 
 #include "engine/kernels/cpu/matmul_paths.h"
 #include "engine/quantize/dequantize.h"
+#include "hwy/cache_control.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/kernels/cpu/matmul_float.cc"
@@ -32,9 +33,11 @@ constexpr std::size_t lanes = HWY_LANES(float);
 constexpr std::size_t row_vectors = lanes == 1 ? 8 : 2;
 constexpr std::size_t max_tokens = lanes == 16 ? 12 : lanes == 8 ? 6 : 1;
 constexpr std::size_t tile_rows = row_vectors * lanes;
-// Columns expanded at a time, a tile of them in the first-level cache. A multiple of 256, the
-// longest block of a weight type.
+// Columns at a time, a tile of them in the first-level cache together with the tokens it meets.
+// Types that are expanded take a multiple of 256, the longest block of a weight type.
 constexpr std::size_t tile_cols = 256;
+constexpr std::size_t direct_tile_cols = 128;
+constexpr std::size_t line_floats = 64 / sizeof(float);
 
 // y[t, r] = (first ? 0 : y[t, r]) + w[r] . x[t] over n columns, w transposed: [n, tile_rows].
 template <std::size_t Tokens>
@@ -74,22 +77,31 @@ constexpr std::array<Kernel, sizeof...(N)> Kernels(std::index_sequence<N...>) {
 constexpr auto kernels = Kernels(std::make_index_sequence<max_tokens>());
 
 // Rows [begin, end) of the product.
-void MultiplyRows(const TensorView& w, const float* x, std::size_t ldx, std::size_t tokens,
-                  std::size_t begin, std::size_t end, float* y, std::size_t ldy) {
+void MultiplyRows(const Product& product, const float* x, std::size_t ldx, std::size_t tokens,
+                  std::size_t begin, std::size_t end) {
   HWY_ALIGN float expanded[tile_rows * tile_cols];
   HWY_ALIGN float tile[tile_cols * tile_rows] = {};
+  const TensorView& w = product.w->source;
+  const std::size_t ldy = product.ldy;
   const std::size_t cols = w.cols();
   const TensorTypeInfo type = info(w.type);
   // float32 weights are used where they lie, if the file has them aligned.
   const bool direct =
       w.type == TensorType::f32 && reinterpret_cast<std::uintptr_t>(w.data) % sizeof(float) == 0;
+  const std::size_t most_cols = direct ? direct_tile_cols : tile_cols;
   for (std::size_t row = begin; row < end; row += tile_rows) {
     const std::size_t rows = std::min(tile_rows, end - row);
-    for (std::size_t col = 0; col < cols; col += tile_cols) {
-      const std::size_t n = std::min(tile_cols, cols - col);
+    for (std::size_t col = 0; col < cols; col += most_cols) {
+      const std::size_t n = std::min(most_cols, cols - col);
       if (direct) {
-        Transpose(reinterpret_cast<const float*>(w.data) + row * cols + col, cols, rows, n, tile,
-                  tile_rows);
+        const float* const at = reinterpret_cast<const float*>(w.data) + row * cols + col;
+        Transpose(at, cols, rows, n, tile, tile_rows);
+        // What comes next is fetched while this is multiplied: the processor's own prefetching does
+        // not follow so many rows, and stops at a page's end.
+        const float* const next = col + n < cols ? at + n : at - col + tile_rows * cols;
+        for (std::size_t r = 0; r < rows; ++r) {
+          for (std::size_t i = 0; i < n; i += line_floats) hwy::Prefetch(next + r * cols + i);
+        }
       } else {
         for (std::size_t r = 0; r < rows; ++r) {
           const std::size_t block = ((row + r) * cols + col) / type.block_elements;
@@ -100,7 +112,7 @@ void MultiplyRows(const TensorView& w, const float* x, std::size_t ldx, std::siz
       for (std::size_t t = 0; t < tokens; t += max_tokens) {
         const std::size_t step = std::min(max_tokens, tokens - t);
         const Kernel kernel = kernels[step - 1];
-        float* const out = y + t * ldy + row;
+        float* const out = product.y + t * ldy + row;
         if (rows == tile_rows) {
           kernel(tile, x + t * ldx + col, ldx, n, col == 0, out, ldy);
           continue;
@@ -116,6 +128,10 @@ void MultiplyRows(const TensorView& w, const float* x, std::size_t ldx, std::siz
         }
       }
     }
+    for (std::size_t t = 0; t < tokens && product.bias != nullptr; ++t) {
+      float* const out = product.y + t * ldy + row;
+      for (std::size_t r = 0; r < rows; ++r) out[r] += product.bias[row + r];
+    }
   }
 }
 
@@ -128,13 +144,14 @@ namespace plimsoll {
 
 HWY_EXPORT(MultiplyRows);
 
-void matmul_float(const TensorView& w, const float* x, std::size_t ldx, std::size_t tokens,
-                  float* y, std::size_t ldy, ThreadPool& pool) {
+void matmul_float(const Product& product, const float* x, std::size_t ldx, std::size_t tokens,
+                  ThreadPool& pool) {
   if (tokens == 0) return;
+  const TensorView& w = product.w->source;
   assert(w.cols() % info(w.type).block_elements == 0);
   const auto multiply = PLIMSOLL_DISPATCH(MultiplyRows);
   pool.parallel_for(w.rows(), 32, [&](std::size_t begin, std::size_t end, int) {
-    multiply(w, x, ldx, tokens, begin, end, y, ldy);
+    multiply(product, x, ldx, tokens, begin, end);
   });
 }
 

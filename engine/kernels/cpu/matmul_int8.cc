@@ -4,8 +4,9 @@
 //   dot = sum of u * q, of centred forms (u - 2^(bits - 1)) * q      exact, int32
 //   acc = (float(dot) * scale) * scale_x + acc
 //   acc = min * scaled_sum + acc                                     affine forms
-// and y = acc * factor, or acc * factor + y. AVX-512 and AVX2 fuse each product with its sum and so
-// agree to the last bit; the portable twin rounds twice.
+//   acc = (float(sum of u) * scale + min * 32) * offset + acc        activations with an offset
+// and y = acc * factor + bias, or acc * factor + y. AVX-512 and AVX2 fuse each product with its sum
+// and so agree to the last bit; the portable twin rounds twice.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -41,13 +42,15 @@ struct Tokens {
   const float* scale;
   const std::int32_t* start;
   const float* scaled_sum;
-  std::size_t stride;  // tokens of the whole tile
+  const float* offset;  // null: none
+  std::size_t stride;   // tokens of the whole tile
 
   void next_block() {
     q += stride * block_cols;
     scale += stride;
     start += stride;
     scaled_sum += stride;
+    if (offset != nullptr) offset += stride;
   }
   std::int32_t four(std::size_t token, std::size_t group) const {
     std::int32_t value;
@@ -92,8 +95,9 @@ struct BlockReader {
 // Where a kernel's results go: the first row of the first token.
 struct Results {
   float* y;
-  std::size_t ldy;  // from one token to the next
-  bool add;         // to what is there
+  std::size_t ldy;    // from one token to the next
+  bool add;           // to what is there
+  const float* bias;  // otherwise to this, of the first row, unless null
 };
 
 }  // namespace
@@ -131,7 +135,7 @@ PLIMSOLL_INLINE __m512i Unpack(const std::byte* quants, std::size_t g) {
   return _mm512_ternarylogic_epi32(nibble, fifth, _mm512_set1_epi8(0x10), a_or_b_and_c);
 }
 
-template <PackedForm Form, std::size_t N>
+template <PackedForm Form, bool Offset, std::size_t N>
 PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
                                    std::size_t rows, const Results& out) {
   const auto load_halves = [](const std::byte* p) __attribute__((target("avx512vnni"))) {
@@ -152,7 +156,14 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, T
     __m512i u[groups];
 #pragma GCC unroll 8
     for (std::size_t g = 0; g < groups; ++g) u[g] = Unpack<Form>(block.quants, g);
-      // Dots of several tokens side by side: the next product of one would wait for its last.
+    __m512 sum = _mm512_setzero_ps();  // of the block's weights
+    if constexpr (Offset) {
+      __m512i all = _mm512_setzero_si512();
+      for (const __m512i& four : u) all = _mm512_dpbusd_epi32(all, four, _mm512_set1_epi8(1));
+      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scale,
+                            _mm512_mul_ps(min, _mm512_set1_ps(block_cols)));
+    }
+    // Dots of several tokens side by side: the next product of one would wait for its last.
 #pragma GCC unroll 16
     for (std::size_t first = 0; first < N; first += abreast) {
       __m512i dots[abreast];
@@ -181,18 +192,19 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, T
         if constexpr (!is_centred(Form)) {
           acc[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x.scaled_sum[t]), acc[t]);
         }
+        if constexpr (Offset) acc[t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(x.offset[t]), acc[t]);
       }
     }
     x.next_block();
   }
   const __m512 factors = _mm512_loadu_ps(panel);
   const auto mask = static_cast<__mmask16>((1U << rows) - 1);
+  const __m512 bias =
+      out.bias != nullptr ? _mm512_maskz_loadu_ps(mask, out.bias) : _mm512_setzero_ps();
   for (std::size_t t = 0; t < N; ++t) {
     float* const y = out.y + t * out.ldy;
-    const __m512 product = out.add
-                               ? _mm512_fmadd_ps(acc[t], factors, _mm512_maskz_loadu_ps(mask, y))
-                               : _mm512_mul_ps(acc[t], factors);
-    _mm512_mask_storeu_ps(y, mask, product);
+    const __m512 before = out.add ? _mm512_maskz_loadu_ps(mask, y) : bias;
+    _mm512_mask_storeu_ps(y, mask, _mm512_fmadd_ps(acc[t], factors, before));
   }
 }
 
@@ -220,7 +232,7 @@ HWY_INLINE __m256i Unpack(const std::byte* quants, std::size_t g) {
 }
 
 // 8 of the panel's rows.
-template <PackedForm Form, std::size_t N>
+template <PackedForm Form, bool Offset, std::size_t N>
 HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size_t blocks, Tokens x,
                              __m256 (&acc)[N]) {
   const __m256i ones = _mm256_set1_epi16(1);
@@ -281,26 +293,41 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
         acc[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.scaled_sum[t]), acc[t]);
       }
     }
+    if constexpr (Offset) {
+      __m256i all = _mm256_setzero_si256();
+      for (std::size_t g = 0; g < groups; ++g) {
+        const __m256i pairs = _mm256_maddubs_epi16(Unpack<Form>(quants, g), _mm256_set1_epi8(1));
+        all = _mm256_add_epi32(all, _mm256_madd_epi16(pairs, ones));
+      }
+      const __m256 sum =
+          _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), scale,
+                          _mm256_mul_ps(load_halves(block.mins), _mm256_set1_ps(block_cols)));
+      for (std::size_t t = 0; t < N; ++t) {
+        acc[t] = _mm256_fmadd_ps(sum, _mm256_set1_ps(x.offset[t]), acc[t]);
+      }
+    }
     x.next_block();
   }
 }
 
-template <PackedForm Form, std::size_t N>
+template <PackedForm Form, bool Offset, std::size_t N>
 PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
                                    std::size_t rows, const Results& out) {
   for (std::size_t half = 0; half < 2 && half * 8 < rows; ++half) {
     __m256 acc[N];
     for (__m256& a : acc) a = _mm256_setzero_ps();
-    MultiplyHalf<Form, N>(panel, half, blocks, x, acc);
+    MultiplyHalf<Form, Offset, N>(panel, half, blocks, x, acc);
     const __m256 factors = _mm256_loadu_ps(reinterpret_cast<const float*>(panel) + half * 8);
     const std::size_t bytes = std::min<std::size_t>(rows - half * 8, 8) * sizeof(float);
     for (std::size_t t = 0; t < N; ++t) {
       float* const y = out.y + t * out.ldy + half * 8;
       float eight[8] = {};
-      if (out.add) std::memcpy(eight, y, bytes);
-      const __m256 product = out.add ? _mm256_fmadd_ps(acc[t], factors, _mm256_loadu_ps(eight))
-                                     : _mm256_mul_ps(acc[t], factors);
-      _mm256_storeu_ps(eight, product);
+      if (out.add) {
+        std::memcpy(eight, y, bytes);
+      } else if (out.bias != nullptr) {
+        std::memcpy(eight, out.bias + half * 8, bytes);
+      }
+      _mm256_storeu_ps(eight, _mm256_fmadd_ps(acc[t], factors, _mm256_loadu_ps(eight)));
       std::memcpy(y, eight, bytes);
     }
   }
@@ -321,7 +348,7 @@ std::int32_t Quant(const std::byte* quants, std::size_t r, std::size_t c) {
   return bits_of(Form) == 4 ? nibble : nibble | (byte(256 + in_group) >> g & 1) << 4;
 }
 
-template <PackedForm Form, std::size_t N>
+template <PackedForm Form, bool Offset, std::size_t N>
 void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::size_t rows,
                    const Results& out) {
   static_assert(N == 1);
@@ -334,15 +361,25 @@ void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::si
     std::memcpy(scale, block.scales, sizeof(scale));
     std::memcpy(min, block.mins, sizeof(min));
     for (std::size_t r = 0; r < panel_rows; ++r) {
-      std::int32_t dot = x.dot_start<Form>(0);
-      for (std::size_t c = 0; c < block_cols; ++c) dot += Quant<Form>(block.quants, r, c) * x.q[c];
+      std::int32_t dot = x.dot_start<Form>(0), all = 0;
+      for (std::size_t c = 0; c < block_cols; ++c) {
+        const std::int32_t u = Quant<Form>(block.quants, r, c);
+        dot += u * x.q[c];
+        all += u;
+      }
       acc[r] += static_cast<float>(dot) * half_to_float(scale[r]) * x.scale[0];
       if (!is_centred(Form)) acc[r] += half_to_float(min[r]) * x.scaled_sum[0];
+      if (Offset) {
+        acc[r] += (static_cast<float>(all) * half_to_float(scale[r]) +
+                   half_to_float(min[r]) * block_cols) *
+                  x.offset[0];
+      }
     }
     x.next_block();
   }
   for (std::size_t r = 0; r < rows; ++r) {
-    out.y[r] = out.add ? acc[r] * factors[r] + out.y[r] : acc[r] * factors[r];
+    const float bias = out.bias != nullptr ? out.bias[r] : 0.0F;
+    out.y[r] = acc[r] * factors[r] + (out.add ? out.y[r] : bias);
   }
 }
 
@@ -352,14 +389,18 @@ using Kernel = void (*)(const std::byte*, std::size_t, Tokens, std::size_t, cons
 using Kernels = std::array<Kernel, max_tokens>;
 
 // kernels<Form>[n - 1] takes n tokens.
-template <PackedForm Form, std::size_t... N>
+template <PackedForm Form, bool Offset, std::size_t... N>
 constexpr Kernels KernelsOf(std::index_sequence<N...>) {
-  return {&MultiplyPanel<Form, N + 1>...};
+  return {&MultiplyPanel<Form, Offset, N + 1>...};
 }
-template <PackedForm Form>
-constexpr Kernels kernels = KernelsOf<Form>(std::make_index_sequence<max_tokens>());
+template <PackedForm Form, bool Offset = false>
+constexpr Kernels kernels = KernelsOf<Form, Offset>(std::make_index_sequence<max_tokens>());
 
-const Kernels& KernelsFor(PackedForm form) {
+const Kernels& KernelsFor(PackedForm form, bool offset) {
+  if (offset) {
+    HWY_ASSERT(form == PackedForm::u8);
+    return kernels<PackedForm::u8, true>;
+  }
   switch (form) {
     case PackedForm::u4: return kernels<PackedForm::u4>;
     case PackedForm::u5: return kernels<PackedForm::u5>;
@@ -379,12 +420,15 @@ void MultiplyTile(const Kernels& kernel, const Product& product, std::size_t p,
   const std::byte* const panel = w.data + p * w.panel_bytes();
   const std::size_t rows = std::min(panel_rows, w.rows - p * panel_rows);
   const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
+  const float* const bias = product.bias != nullptr ? product.bias + p * panel_rows : nullptr;
   for (std::size_t t = 0; t < in_tile; t += max_tokens) {
     const std::size_t n = std::min(max_tokens, in_tile - t);
     const std::size_t i = tile * w.blocks() + t;
-    const Tokens part{x.q + i * block_cols, x.scale + i, x.start + i, x.scaled_sum + i, in_tile};
+    const float* const offset = x.offset != nullptr ? x.offset + i : nullptr;
+    const Tokens part{x.q + i * block_cols, x.scale + i, x.start + i,
+                      x.scaled_sum + i,     offset,      in_tile};
     float* const y = product.y + (tile + t) * product.ldy + p * panel_rows;
-    kernel[n - 1](panel, w.blocks(), part, rows, {y, product.ldy, add});
+    kernel[n - 1](panel, w.blocks(), part, rows, {y, product.ldy, add, bias});
   }
 }
 
@@ -392,7 +436,9 @@ void MultiplyTile(const Kernels& kernel, const Product& product, std::size_t p,
 void MultiplyPanels(const Product& product, const QuantizedActivations& x, std::size_t tokens,
                     std::size_t begin, std::size_t end) {
   const PackedMatrix& w = product.w->packed;
-  const Kernels& kernel = KernelsFor(w.form);
+  const Kernels& kernel = KernelsFor(w.form, x.offset != nullptr);
+  const bool rest_has_offset = product.rest != nullptr && product.rest->offset != nullptr;
+  const Kernels& rest_kernel = KernelsFor(w.form, rest_has_offset);
   // As many panels as stay in the second-level cache while the tokens stream past them.
   constexpr std::size_t cache_bytes = 256 * 1024;
   const std::size_t together = std::max<std::size_t>(1, cache_bytes / w.panel_bytes());
@@ -402,7 +448,7 @@ void MultiplyPanels(const Product& product, const QuantizedActivations& x, std::
       for (std::size_t p = first; p < last; ++p) {
         MultiplyTile(kernel, product, p, x, tile, tokens, false);
         if (product.rest == nullptr) continue;
-        MultiplyTile(kernel, product, p, *product.rest, tile, tokens, true);
+        MultiplyTile(rest_kernel, product, p, *product.rest, tile, tokens, true);
       }
     }
   }

@@ -5,8 +5,9 @@
 
 namespace plimsoll {
 
-void matmul_float(const TensorView& w, const float* x, std::size_t ldx, std::size_t tokens,
-                  float* y, std::size_t ldy, ThreadPool& pool);
+// No product is packed.
+void matmul_float(const Product& product, const float* x, std::size_t ldx, std::size_t tokens,
+                  ThreadPool& pool);
 // All products are packed.
 void matmul_int8(std::span<const Product> products, const QuantizedActivations& x,
                  std::size_t tokens, ThreadPool& pool);

@@ -39,9 +39,23 @@ HWY_INLINE void QuantizeBlock(const float* x, const QuantizedActivations& at) {
   if (!(largest >= 1e-30F && largest <= std::numeric_limits<float>::max())) {
     std::memset(at.q, 0, block);
     *at.start = 0;
+    if (at.offset != nullptr) *at.offset = 0.0F;
     // Below 1e-30, 127 / largest overflows; such a block is as good as zero.
     *at.scale = *at.scaled_sum = largest < 1e-30F ? 0.0F : std::numeric_limits<float>::quiet_NaN();
     return;
+  }
+  if (at.offset != nullptr) {
+    V least = v[0], most = v[0];
+    for (std::size_t i = 1; i < vectors; ++i) {
+      least = hn::Min(least, v[i]);
+      most = hn::Max(most, v[i]);
+    }
+    const float high = hn::GetLane(hn::MaxOfLanes(d, most));
+    *at.offset = 0.5F * high + 0.5F * hn::GetLane(hn::MinOfLanes(d, least));
+    const V middle = hn::Set(d, *at.offset);
+    for (V& value : v) value = hn::Sub(value, middle);
+    // Never 0, by which it is divided.
+    largest = std::max(high - *at.offset, 1e-30F);
   }
   const V inverse = hn::Set(d, 127.0F / largest);
   auto sum = hn::Zero(di);
@@ -63,17 +77,20 @@ HWY_INLINE QuantizedActivations At(const QuantizedActivations& out, std::size_t 
   const std::size_t tile = t / tile_tokens * tile_tokens;
   const std::size_t in_tile = std::min(tile_tokens, tokens - tile);
   const std::size_t i = tile * blocks + b * in_tile + (t - tile);
-  return {out.q + i * block, out.scale + i, out.start + i, out.scaled_sum + i};
+  return {out.q + i * block, out.scale + i, out.start + i, out.scaled_sum + i,
+          out.offset != nullptr ? out.offset + i : nullptr};
 }
 
-// rest = x - scale * q
+// rest = x - scale * q - offset
 HWY_INLINE void Subtract(const float* x, const QuantizedActivations& at, float* rest) {
   const D d;
   const V scale = hn::Set(d, *at.scale);
+  const V offset = hn::Set(d, at.offset != nullptr ? *at.offset : 0.0F);
   for (std::size_t i = 0; i < block; i += lanes) {
     const auto q = hn::PromoteTo(hn::Rebind<std::int32_t, D>(),
                                  hn::LoadU(hn::Rebind<std::int8_t, D>(), at.q + i));
-    hn::Store(hn::NegMulAdd(hn::ConvertTo(d, q), scale, hn::LoadU(d, x + i)), d, rest + i);
+    const V left = hn::Sub(hn::LoadU(d, x + i), offset);
+    hn::Store(hn::NegMulAdd(hn::ConvertTo(d, q), scale, left), d, rest + i);
   }
 }
 
@@ -104,13 +121,14 @@ namespace plimsoll {
 HWY_EXPORT(QuantizeTokens);
 
 QuantizedActivations QuantizedActivations::in(std::byte* buffer, std::size_t tokens,
-                                              std::size_t cols) {
+                                              std::size_t cols, bool with_offset) {
   const auto aligned = [](std::size_t n) { return (n + 63) / 64 * 64; };
   const std::size_t each = aligned(tokens * (cols / block) * sizeof(float));
   std::byte* const scales = buffer + aligned(tokens * cols);
   return {reinterpret_cast<std::int8_t*>(buffer), reinterpret_cast<float*>(scales),
           reinterpret_cast<std::int32_t*>(scales + each),
-          reinterpret_cast<float*>(scales + 2 * each)};
+          reinterpret_cast<float*>(scales + 2 * each),
+          with_offset ? reinterpret_cast<float*>(scales + 3 * each) : nullptr};
 }
 
 void quantize_tokens(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,

@@ -18,16 +18,23 @@ struct Quantized {
   QuantizedActivations a;
   std::size_t tokens, cols;
 
-  Quantized(const float* x, std::size_t ldx, std::size_t n, std::size_t c, ThreadPool& pool)
-      : storage(QuantizedActivations::bytes(n, c) + 64), tokens(n), cols(c) {
+  Quantized(const float* x, std::size_t ldx, std::size_t n, std::size_t c, ThreadPool& pool,
+            bool with_offset = false)
+      : storage(QuantizedActivations::bytes(n, c, with_offset) + 64), tokens(n), cols(c) {
     const auto address = reinterpret_cast<std::uintptr_t>(storage.data());
-    a = QuantizedActivations::in(storage.data() + (64 - address % 64) % 64, n, c);
+    a = QuantizedActivations::in(storage.data() + (64 - address % 64) % 64, n, c, with_offset);
     quantize_activations(x, ldx, n, c, a, pool);
   }
   // Where token t's block b lies, as matmul.h describes it.
   std::size_t at(std::size_t t, std::size_t b) const {
     const std::size_t tile = t / 16 * 16;
     return tile * (cols / 32) + b * std::min<std::size_t>(16, tokens - tile) + t % 16;
+  }
+  // What stands for token t's column c.
+  double value(std::size_t t, std::size_t c) const {
+    const std::size_t i = at(t, c / 32);
+    return static_cast<double>(a.scale[i]) * a.q[i * 32 + c % 32] +
+           (a.offset != nullptr ? a.offset[i] : 0.0);
   }
 };
 
@@ -71,6 +78,28 @@ TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
   }
 }
 
+TEST_P(Matmul, WithAnOffsetTheStepsAreBetweenLeastAndMost) {
+  ThreadPool pool(1);
+  const std::size_t tokens = 17, cols = 96;
+  auto x = random_floats(tokens * cols, 1);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    if (i % cols < 32) x[i] = 5.0F + 0.1F * x[i];
+    if (i % cols >= 64) x[i] = -3.25F;
+  }
+  const Quantized q(x.data(), cols, tokens, cols, pool, true);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    for (std::size_t b = 0; b < cols / 32; ++b) {
+      const auto [least, most] =
+          std::minmax_element(&x[t * cols + b * 32], &x[t * cols + b * 32] + 32);
+      const double step = (static_cast<double>(*most) - *least) / 254;
+      for (std::size_t c = b * 32; c < b * 32 + 32; ++c) {
+        ASSERT_GE(q.a.q[q.at(t, b) * 32 + c % 32], -127);
+        ASSERT_NEAR(q.value(t, c), x[t * cols + c], 0.501 * step + 1e-6) << t << ' ' << c;
+      }
+    }
+  }
+}
+
 TEST_P(Matmul, NanAndInfinityAreNotHidden) {
   ThreadPool pool(1);
   for (const float bad :
@@ -78,6 +107,8 @@ TEST_P(Matmul, NanAndInfinityAreNotHidden) {
     for (const std::size_t place : {0, 7, 31}) {
       std::vector<float> x(64, 1.0F);
       x[32 + place] = bad;
+      const Quantized with_offset(x.data(), 64, 1, 64, pool, true);
+      EXPECT_TRUE(std::isnan(with_offset.value(0, 32 + place)));
       const Quantized q(x.data(), 64, 1, 64, pool);
       EXPECT_EQ(q.a.scale[0], 1.0F / 127);
       EXPECT_TRUE(std::isnan(q.a.scale[1]) && std::isnan(q.a.scaled_sum[1]));
@@ -114,6 +145,27 @@ TEST_P(Matmul, Float32MatchesDouble) {
   }
 }
 
+// Both paths add what belongs to each row.
+TEST_P(Matmul, BiasIsAdded) {
+  ThreadPool pool(2);
+  const std::size_t rows = 41, cols = 1600, tokens = 5;
+  const auto x = random_floats(tokens * cols, 4), bias = random_floats(rows, 5);
+  for (const bool packs : {false, true}) {
+    const Weights weights(TensorType::f32, rows, cols, 3);
+    const Packed packed(weights.view);
+    const WeightMatrix w{weights.view, packs ? packed.matrix : PackedMatrix{}};
+    const Quantized q(x.data(), cols, tokens, cols, pool);
+    std::vector<float> without(tokens * rows), with(tokens * rows);
+    multiply(w, x.data(), cols, q.a, tokens, without.data(), rows, pool);
+    const Product product{.w = &w, .y = with.data(), .ldy = rows, .bias = bias.data()};
+    matmul({&product, 1}, x.data(), cols, q.a, tokens, pool);
+    for (std::size_t i = 0; i < with.size(); ++i) {
+      ASSERT_NEAR(with[i], without[i] + bias[i % rows], 1e-5 * cols) << i;
+      ASSERT_NE(with[i], without[i]);
+    }
+  }
+}
+
 TEST_P(Matmul, Float32TakesUnalignedFilesAndOddColumns) {
   ThreadPool pool(1);
   const std::size_t rows = 9, cols = 37, tokens = 4;
@@ -133,6 +185,7 @@ TEST_P(Matmul, Float32TakesUnalignedFilesAndOddColumns) {
 TEST_P(Matmul, Int8MatchesDouble) {
   ThreadPool pool(2);
   for (const TensorType type : packed_types) {
+    const bool with_offset = type == TensorType::q6_k;
     for (const std::size_t rows : {1, 15, 16, 41}) {
       for (const std::size_t cols : {256, 768}) {
         const Weights weights(type, rows, cols, 3);
@@ -140,17 +193,14 @@ TEST_P(Matmul, Int8MatchesDouble) {
         const std::size_t ldx = cols + 5, ldy = rows + 2;
         for (const std::size_t tokens : {0, 1, 7, 8, 9, 33}) {
           const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
-          const Quantized q(x.data(), ldx, tokens, cols, pool);
+          const Quantized q(x.data(), ldx, tokens, cols, pool, with_offset);
           std::vector<float> y(tokens * ldy + 1, -7.0F);
           multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, y.data(), ldy, pool);
           for (std::size_t t = 0; t < tokens; ++t) {
             for (std::size_t r = 0; r < rows; ++r) {
               double want = 0, magnitude = 0;
               for (std::size_t i = 0; i < cols; ++i) {
-                const std::size_t at = q.at(t, i / 32);
-                const double product =
-                    packed_value(packed.matrix, r, i) *
-                    (static_cast<double>(q.a.scale[at]) * q.a.q[at * 32 + i % 32]);
+                const double product = packed_value(packed.matrix, r, i) * q.value(t, i);
                 want += product;
                 magnitude += std::abs(product);
               }
@@ -215,14 +265,15 @@ TEST_P(Matmul, ATokenDoesNotDependOnTheOthers) {
     WeightMatrix w{weights.view, {}};
     const Packed packed(weights.view);
     if (type != TensorType::f32) w.packed = packed.matrix;
+    const bool with_offset = type == TensorType::q6_k;
     std::vector<float> alone(most * rows);
     for (std::size_t t = 0; t < most; ++t) {
-      const Quantized q(&x[t * cols], cols, 1, cols, pool);
+      const Quantized q(&x[t * cols], cols, 1, cols, pool, with_offset);
       multiply(w, &x[t * cols], cols, q.a, 1, &alone[t * rows], rows, pool);
     }
     for (std::size_t tokens = 2; tokens <= most; ++tokens) {
       const std::size_t first = most - tokens;  // each token in every place of a tile
-      const Quantized q(&x[first * cols], cols, tokens, cols, pool);
+      const Quantized q(&x[first * cols], cols, tokens, cols, pool, with_offset);
       std::vector<float> y(tokens * rows);
       multiply(w, &x[first * cols], cols, q.a, tokens, y.data(), rows, pool);
       ASSERT_EQ(std::memcmp(y.data(), &alone[first * rows], y.size() * sizeof(float)), 0)
@@ -282,7 +333,7 @@ TEST(MatmulIsas, AgreeWithEachOther) {
     std::vector<std::vector<float>> results;
     for (const Isa isa : supported_isas()) {
       force_isa(isa);
-      const Quantized q(x.data(), cols, tokens, cols, pool);
+      const Quantized q(x.data(), cols, tokens, cols, pool, type == TensorType::q6_k);
       results.emplace_back(tokens * rows);
       multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, results.back().data(), rows,
                pool);

@@ -97,6 +97,33 @@ TEST_F(MiniLm, EqualsTheReferenceInOneBatchAndAlone) {
   }
 }
 
+// Threads that each take whole inputs, and threads that share one.
+TEST_F(MiniLm, ManyShortInputsInInt8EqualThoseAlone) {
+  TemporaryFolder cache;
+  Ledger ledger;
+  const auto model = load_embedding_model(path_, {.model_version = "m@int8",
+                                                  .compute = ComputeMode::int8,
+                                                  .cache_directory = cache.path(),
+                                                  .limits = {.tokens = 1024},
+                                                  .ledger = &ledger,
+                                                  .pool = &pool_,
+                                                  .progress = {}});
+  ASSERT_TRUE(model) << to_string(model.error());
+  const std::size_t n = (*model)->info().hidden;
+  std::vector<std::span<const TokenId>> batch;
+  for (std::size_t i = 0; i < 40; ++i) {
+    const std::span<const TokenId> input = inputs_[i % inputs_.size()];
+    batch.push_back(input.first(std::min(input.size(), 1 + i % 19)));
+  }
+  std::vector<float> together(batch.size() * n);
+  (*model)->embed(batch, together.data());
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    std::vector<float> alone(n);
+    (*model)->embed({&batch[i], 1}, alone.data());
+    ASSERT_TRUE(std::equal(alone.begin(), alone.end(), &together[i * n])) << i;
+  }
+}
+
 TEST_F(MiniLm, TellsWhatItIs) {
   const auto info = probe_model(path_);
   ASSERT_TRUE(info) << to_string(info.error());
