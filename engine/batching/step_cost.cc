@@ -56,7 +56,7 @@ std::uint32_t StepCost::tokens_within(double seconds, std::uint32_t context) con
 
 void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows,
                            double seconds) {
-  if (tokens == 0 || !(seconds > 0)) return;
+  if (given_ || tokens == 0 || !(seconds > 0)) return;
   const auto bits = [](std::uint64_t value, std::size_t most) {
     return std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(value)), most - 1);
   };

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace plimsoll {
@@ -31,6 +32,9 @@ struct StepCost {
 // it forget what large ones take. The cost is fitted to the means, each by its relative error.
 class StepCostEstimate {
  public:
+  // With a given cost it learns nothing.
+  explicit StepCostEstimate(const std::optional<StepCost>& given = {})
+      : given_(given.has_value()), cost_(given.value_or(StepCost{})), sure_(given_) {}
   void add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows, double seconds);
   // Unknown (all zero) until a step was seen. As long as all were about the same size, their whole
   // time is taken to be their tokens'.
@@ -49,8 +53,9 @@ class StepCostEstimate {
 
   std::array<std::uint16_t, sizes * contexts * row_counts> index_{};  // in means_, from 1 on
   std::vector<Mean> means_;
+  bool given_;
   StepCost cost_;
-  bool sure_ = false;
+  bool sure_;
 };
 
 }  // namespace plimsoll

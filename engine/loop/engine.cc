@@ -60,7 +60,9 @@ class LoopEngine final : public Engine {
                    wake();
                  }),
         planner_(planner_limits(PressureLevel::green), config.block_tokens),
-        sampler_(model_->info().vocab) {
+        sampler_(model_->info().vocab),
+        costs_(config.step_cost) {
+    planner_.set_cost(costs_.cost());
     stats_.kv_blocks_total = pool_.capacity();
     block_cap_ = pool_.capacity();
     const auto& headroom = planner_.limits().headroom;

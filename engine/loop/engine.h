@@ -18,6 +18,7 @@
 #include "engine/base/result.h"
 #include "engine/base/types.h"
 #include "engine/batching/capacity_class.h"
+#include "engine/batching/step_cost.h"
 #include "engine/kv/kv_tier.h"
 #include "engine/memory/ledger.h"
 #include "engine/models/model.h"
@@ -72,6 +73,9 @@ struct EngineConfig {
   // Sequences that repeat themselves decode several tokens in a step, where that is cheaper. What
   // they say is the same to the last bit.
   bool speculation = true;
+  // What steps take; none: it is learnt from those that ran. Given, what the engine decides does
+  // not hang on how fast the machine happens to be.
+  std::optional<StepCost> step_cost;
   // Where blocks go that leave the prefix tree, and come back from; null: nowhere.
   std::shared_ptr<KvTier> tier;
   std::function<void(const Shed&)> on_shed;  // on any thread; must not block

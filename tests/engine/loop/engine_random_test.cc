@@ -54,10 +54,10 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
   config.prefix_sharing = below(4) != 0;
   const std::uint32_t blocks = 4 + below(20);
   FakeModelOptions model;
-  // Half of the models repeat themselves, in steps that cost the same with drafts and without.
+  // Half of the models repeat themselves, in steps of which little is their tokens'.
   if (GetParam() % 2 == 1) {
     model.habit = {.period = 5 + below(20), .percent = 60 + below(40)};
-    model.step_time = std::chrono::microseconds(50);
+    config.step_cost = StepCost{.base = 0.01, .per_token = 0.0001};
   }
   EngineHarness harness(config, blocks, model);
 

@@ -23,7 +23,11 @@ struct Setting {
   // Tokens after which each client stops reading until all have got as many.
   std::optional<std::uint32_t> pause_after = {};
   bool speculation = true;
+  std::optional<StepCost> step_cost = {};
 };
+
+// Drafts are tried.
+constexpr StepCost drafts_are_cheap{.base = 0.01, .per_token = 0.0005};
 
 class RealModel {
  public:
@@ -40,6 +44,7 @@ class RealModel {
     config.chunk_tokens = setting.chunk_tokens;
     config.kv_type = setting.kv_type;
     config.speculation = setting.speculation;
+    config.step_cost = setting.step_cost;
     Ledger ledger;
     ThreadPool pool(2);
     LoadOptions options;
@@ -166,14 +171,16 @@ void expect_same_text_with_and_without_drafts(RealModel& model, std::uint32_t vo
   for (const auto& request : all) {
     const auto without = model.run({32, 64, 8, kv_type, {}, false}, {request});
     EXPECT_EQ(model.accepted, 0U);
-    EXPECT_EQ(model.run({32, 64, 8, kv_type}, {request}), without);
+    EXPECT_EQ(model.run({32, 64, 8, kv_type, {}, true, drafts_are_cheap}, {request}), without);
     accepted += model.accepted;
   }
   EXPECT_GT(accepted, 0U);
   const auto without = model.run({128, 64, 8, kv_type, {}, false}, all);
-  EXPECT_EQ(model.run({128, 64, 8, kv_type}, all), without) << "together";
+  EXPECT_EQ(model.run({128, 64, 8, kv_type, {}, true, drafts_are_cheap}, all), without)
+      << "together";
   const std::uint32_t blocks = (60 + answer - 1 + 15) / 16;  // what one of them needs
-  EXPECT_EQ(model.run({blocks, 64, 8, kv_type, answer / 2}, all), without) << "preempted";
+  EXPECT_EQ(model.run({blocks, 64, 8, kv_type, answer / 2, true, drafts_are_cheap}, all), without)
+      << "preempted";
   EXPECT_GT(model.preemptions, 0U);
 }
 

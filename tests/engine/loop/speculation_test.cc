@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <thread>
 
 #include "tests/engine/loop/engine_harness.h"
 
@@ -16,14 +15,15 @@ EngineConfig small() {
   EngineConfig config;
   config.limits = {.tokens = 64, .sequences = 8, .logit_rows = 16, .context_tokens = 512};
   config.chunk_tokens = 32;
+  // Reading the weights takes as long as 10 tokens: a draft is tried if one of eight would be
+  // right.
+  config.step_cost = StepCost{.base = 0.01, .per_token = 0.001};
   return config;
 }
 
-// Steps that take the same time whatever is in them: drafts cost nothing.
 FakeModelOptions repeating(std::uint32_t percent = 85) {
   FakeModelOptions options;
   options.habit = {.period = 23, .percent = percent};
-  options.step_time = std::chrono::microseconds(200);
   return options;
 }
 
@@ -32,16 +32,9 @@ std::vector<TokenId> alone(const SequenceRequest& request, FakeHabit habit) {
                              request.stop_tokens, habit);
 }
 
-// What the engine knows after a sequence has run: what steps of several sizes take.
-void warm_up(EngineHarness& harness) {
-  ASSERT_TRUE(harness.engine().submit(make_request(1000, make_prompt(60, 77), 20, "warm")));
-  harness.outcome(1000);
-}
-
 TEST(Speculation, GivesTheSameTextInFewerSteps) {
   const auto options = repeating();
   EngineHarness harness(small(), 64, options);
-  warm_up(harness);
   const auto before = harness.engine().stats();
   const auto request = make_request(1, make_prompt(40, 1), 300);
   ASSERT_TRUE(harness.engine().submit(request));
@@ -70,13 +63,7 @@ TEST(Speculation, IsLeftWhereItIsOff) {
 }
 
 TEST(Speculation, IsNotTriedWhereTextsDoNotRepeat) {
-  FakeModelOptions options;
-  options.on_forward = [](std::span<const SequenceChunk> chunks) {
-    std::size_t tokens = 0;
-    for (const auto& chunk : chunks) tokens += chunk.tokens.size();
-    std::this_thread::sleep_for(std::chrono::microseconds(200 + 50 * tokens));
-  };
-  EngineHarness harness(small(), 64, options);
+  EngineHarness harness(small(), 64, repeating(0));
   for (std::uint64_t id = 1; id <= 4; ++id) {
     // What was asked repeats itself; the answer does not.
     auto prompt = make_prompt(20, id);
@@ -102,7 +89,6 @@ TEST(Speculation, CountsPenaltiesAndTellsLogprobsAsWithout) {
     auto config = small();
     config.speculation = speculation;
     EngineHarness harness(config, 64, repeating());
-    warm_up(harness);
     ASSERT_TRUE(harness.engine().submit(request));
     outcomes.push_back(harness.outcome(1));
     if (speculation) {
@@ -126,7 +112,6 @@ TEST(Speculation, CountsPenaltiesAndTellsLogprobsAsWithout) {
 TEST(Speculation, EndsWhereTheTextWouldHaveEnded) {
   const auto options = repeating();
   EngineHarness harness(small(), 64, options);
-  warm_up(harness);
   // After any number of tokens: some of these ends lie inside of a draft.
   for (std::uint32_t count = 100; count < 140; ++count) {
     const auto request = make_request(count, make_prompt(40, 1), count);
@@ -156,7 +141,6 @@ TEST(Speculation, EndsWhereTheTextWouldHaveEnded) {
 TEST(Speculation, KeepsToACreditOfAnySize) {
   const auto options = repeating();
   EngineHarness harness(small(), 64, options);
-  warm_up(harness);
   auto request = make_request(1, make_prompt(40, 1), 250);
   request.credit = 100;
   ASSERT_TRUE(harness.engine().submit(request));
@@ -174,7 +158,6 @@ TEST(Speculation, KeepsToACreditOfAnySize) {
 TEST(Speculation, WhatWasNotAcceptedIsSharedWithNobody) {
   const auto options = repeating(70);  // many drafts are wrong
   EngineHarness harness(small(), 128, options);
-  warm_up(harness);
   auto request = make_request(1, make_prompt(40, 1), 200);
   ASSERT_TRUE(harness.engine().submit(request));
   auto text = request.prompt;
