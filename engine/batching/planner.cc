@@ -208,7 +208,7 @@ void Planner::find_over_share(double seconds, double least) {
 }
 
 double Planner::prefill_seconds(double decode_seconds) const {
-  if (decode_seconds == 0) return no_limit;
+  if (decode_seconds == 0 || !cost_is_sure_) return no_limit;
   const double least = cost_.base + decode_seconds;
   return std::max(limits_.decode_step_seconds - least, least);
 }

@@ -117,8 +117,12 @@ class Planner {
   }
   double served(std::uint32_t tenant) const { return tenants_[tenant].served; }  // cost / weight
 
-  // What a step takes. As long as it is not known, nobody is greedy.
-  void set_cost(const StepCost& cost) { cost_ = cost; }
+  // What a step takes. As long as it is not known, nobody is greedy; and no prompt is cut for those
+  // that decode until it is sure: steps that are kept small would never show that it is less.
+  void set_cost(const StepCost& cost, bool sure = true) {
+    cost_ = cost;
+    cost_is_sure_ = sure;
+  }
   // Time has passed, in which a tenant's chunks added so many seconds to a step. What was long ago
   // is forgotten.
   void pass(double seconds);
@@ -260,6 +264,7 @@ class Planner {
   std::vector<Tenant> tenants_;
   double last_served_ = 0;  // of the tenant that last became inactive
   StepCost cost_;
+  bool cost_is_sure_ = false;
   double greedy_credit_ = 0;      // seconds
   double held_back_seconds_ = 0;  // since greedy tenants had a step of their own
   bool greedy_decodes_first_ = true;

@@ -711,7 +711,7 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
   }
   if (!batch_.empty()) {
     costs_.add(tokens, static_cast<std::uint64_t>(attended), rows, seconds);
-    planner_.set_cost(costs_.cost());
+    planner_.set_cost(costs_.cost(), costs_.sure());
     step_seconds_ =
         step_seconds_ == 0 ? seconds : mean_keep * step_seconds_ + (1 - mean_keep) * seconds;
   }

@@ -720,6 +720,16 @@ TEST_F(GreedyTest, PromptsAreCutForThoseThatDecode) {
   EXPECT_EQ(tokens_of(plan(sequences, 4000), 50), 58U);
 }
 
+// A first step of few tokens makes each seem to take long: cut to what then seems to fit, the next
+// ones are as small, and show nothing else.
+TEST_F(GreedyTest, PromptsAreNotCutByACostThatIsAGuess) {
+  PlannerLimits limits = planner_.limits();
+  limits.decode_step_seconds = 0.03;
+  planner_.set_limits(limits);
+  planner_.set_cost({.base = 0, .per_token = 0.002}, false);
+  EXPECT_EQ(tokens_of(plan({decoding(1, 20), waiting(0, 200)}, 4000), 1), 200U);
+}
+
 TEST_F(GreedyTest, StepsOfAFloodAreShortWhileOthersMayCome) {
   EXPECT_EQ(tokens_of(plan(flood(), 4000), 0), 256U) << "nobody else was here lately";
   planner_.use(1, 0.1);
