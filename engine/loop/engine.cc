@@ -557,8 +557,7 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
       views.push_back(sequence->view());
       running.push_back(sequence.get());
     }
-    auto victim =
-        planner_.shed_victim(views, pool_.capacity(), order.level == PressureLevel::red);
+    auto victim = planner_.shed_victim(views, pool_.capacity(), order.level == PressureLevel::red);
     if (!victim && order.level == PressureLevel::red && running.size() == 1) {
       // Nobody else has anything left to give. If the oldest itself is what does not fit, it waits
       // until there is memory again: the kernel would take everybody.
