@@ -16,9 +16,7 @@ namespace {
 // Keys and values of one token in all layers, with their scales.
 std::uint64_t kv_token_bytes(const ModelInfo& info, const EngineSettings& engine) {
   if (info.kind != ModelKind::causal) return 0;
-  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, engine.block_tokens,
-                        engine.kv_type};
-  return layout.block_bytes() / engine.block_tokens;
+  return layout_of(engine, info).block_bytes() / engine.block_tokens;
 }
 
 }  // namespace

@@ -60,10 +60,6 @@ StepLimits limits_of(const EngineSettings& engine, std::uint32_t context_tokens)
   return limits;
 }
 
-KvLayout layout_of(const EngineSettings& engine, const ModelInfo& info) {
-  return {info.layers, info.kv_heads, info.head_dim, engine.block_tokens, engine.kv_type};
-}
-
 void add_model(const PlannedModel& model, const EngineSettings& engine,
                cluster::SizingNeeds& needs) {
   auto limits = limits_of(engine, model.context_tokens);
@@ -119,6 +115,10 @@ void add_queues(const Caps& caps, std::uint64_t limit_bytes,
 }
 
 }  // namespace
+
+KvLayout layout_of(const EngineSettings& engine, const ModelInfo& info) {
+  return {info.layers, info.kv_heads, info.head_dim, engine.block_tokens, engine.kv_type};
+}
 
 int thread_count(const EngineSettings& settings) {
   if (settings.threads > 0) return settings.threads;

@@ -33,6 +33,9 @@ struct PlannedModel {
   ModelMemory memory;
 };
 
+// Of a causal model's keys and values.
+KvLayout layout_of(const EngineSettings& engine, const ModelInfo& info);
+
 // Not thread-safe.
 class MemoryPlanner {
  public:

@@ -14,7 +14,6 @@ Needs a built binary (PLIMSOLL_BINARY) and the model (PLIMSOLL_MODELS). --folder
 import argparse
 import asyncio
 import hashlib
-import importlib.util
 import json
 import pathlib
 import random
@@ -27,19 +26,8 @@ import tempfile
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from sides import MIB, system, traffic
 
-
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-system = load("system_conftest", "tests/system/conftest.py")
-traffic = load("traffic", "tests/faults/traffic.py")
-MIB = 1 << 20
 PATIENCE = 60
 WORDS = ["ship", "harbour", "wind", "rope", "north", "sail", "deck", "load", "tide", "anchor",
          "mast", "captain", "storm", "cargo", "light", "coast"]

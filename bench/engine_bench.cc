@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "bench/ceilings.h"
+#include "bench/models_folder.h"
 #include "engine/formats/gguf.h"
 #include "engine/kernels/cpu/isa.h"
 #include "engine/models/model.h"
@@ -283,12 +284,7 @@ void run(const Options& options) {
   if (one != nullptr) {
     paths = {one};
   } else {
-    const char* const models = std::getenv("PLIMSOLL_MODELS");
-    const char* const home = std::getenv("HOME");
-    const std::filesystem::path folder =
-        models != nullptr
-            ? std::filesystem::path(models)
-            : std::filesystem::path(home != nullptr ? home : ".") / ".cache/plimsoll/models";
+    const auto folder = models_folder();
     paths = {folder / "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf",
              folder / "gemma-3-270m/gemma-3-270m-q4_k_m.gguf", folder / "all-minilm-l6-v2"};
   }

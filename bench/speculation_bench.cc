@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/models_folder.h"
 #include "engine/loop/engine.h"
 
 namespace plimsoll {
@@ -252,12 +253,7 @@ Options parse(int argc, char** argv) {
 }
 
 void run(const Options& options) {
-  const char* const models = std::getenv("PLIMSOLL_MODELS");
-  const char* const home = std::getenv("HOME");
-  const std::filesystem::path folder =
-      models != nullptr
-          ? std::filesystem::path(models)
-          : std::filesystem::path(home != nullptr ? home : ".") / ".cache/plimsoll/models";
+  const auto folder = models_folder();
   std::printf("%-24s %-8s %7s %10s %10s %6s %8s %8s\n", "model", "task", "streams", "off", "auto",
               "ratio", "drafted", "accepted");
   const std::pair<std::filesystem::path, bool> subjects[] = {

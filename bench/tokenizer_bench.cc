@@ -6,7 +6,6 @@
 // PLIMSOLL_MODELS.
 #include <benchmark/benchmark.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -14,17 +13,13 @@
 #include <memory>
 #include <string>
 
+#include "bench/models_folder.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace plimsoll {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path models() {
-  if (const char* set = std::getenv("PLIMSOLL_MODELS")) return set;
-  return fs::path(std::getenv("HOME")) / ".cache/plimsoll/models";
-}
 
 std::string read(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -82,7 +77,7 @@ int main(int argc, char** argv) {
        {std::pair{"smollm2", "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"},
         {"gemma3", "gemma-3-270m/gemma-3-270m-q4_k_m.gguf"},
         {"minilm", "all-minilm-l6-v2/tokenizer.json"}}) {
-    const fs::path file = models() / path;
+    const fs::path file = models_folder() / path;
     if (!fs::exists(file)) {
       std::cerr << file << " is not there; run `plimsoll pull --all`\n";
       continue;

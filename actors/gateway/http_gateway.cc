@@ -124,13 +124,13 @@ struct HttpGateway::Impl {
     const auto most = shared->config.connections / 4;
     const auto patience = std::chrono::milliseconds(500);
     const auto until = std::chrono::steady_clock::now() + patience;
+    known.expires_at(until);
     while (waits_for_strangers && shared->strangers >= most && acceptor.is_open()) {
-      waits_for_strangers = std::chrono::steady_clock::now() < until;
       error_code ignored;
-      known.expires_at(until);
       co_await known.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+      waits_for_strangers = std::chrono::steady_clock::now() < until;
     }
-    waits_for_strangers = waits_for_strangers || shared->strangers < most;
+    if (shared->strangers < most) waits_for_strangers = true;
   }
 
   asio::awaitable<void> accept() {

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "actors/cache_messages.h"
+#include "actors/cache_policy.h"
 #include "actors/gateway/operator_messages.h"
 #include "actors/gateway/rpc_text.h"
 #include "actors/memory_messages.h"
@@ -233,7 +234,7 @@ class OperatorServer final : public schema::Operator::Server {
   kj::Promise<void> setCacheQuota(SetCacheQuotaContext context) override {
     const auto params = context.getParams();
     std::optional<std::uint64_t> bytes;
-    if (params.getBytes() != ~std::uint64_t{0}) bytes = params.getBytes();
+    if (params.getBytes() != default_cache_bytes) bytes = params.getBytes();
     return run<void>(context, [tenant = string_of(params.getTenant()), bytes](Administration& a) {
       return a.set_cache_quota(tenant, bytes);
     });

@@ -62,7 +62,7 @@ class LoopEngine final : public Engine {
         planner_(planner_limits(PressureLevel::green), config.block_tokens),
         sampler_(model_->info().vocab),
         costs_(config.step_cost) {
-    planner_.set_cost(costs_.cost());
+    planner_.set_cost(costs_.cost(), costs_.sure());
     stats_.kv_blocks_total = pool_.capacity();
     block_cap_ = pool_.capacity();
     const auto& headroom = planner_.limits().headroom;

@@ -147,6 +147,15 @@ class PrefixRestoreTest : public ::testing::Test {
                                                   request.max_new_tokens, 50, {}));
     return outcome.usage;
   }
+  // Request 2 has a prompt that the tier knows, and its blocks are on their way, slowly.
+  void wait_for_late_blocks(const std::vector<TokenId>& prompt) {
+    start();
+    run(make_request(1, prompt, 10));
+    start();
+    tier_->mood = MemoryTier::Mood::late;
+    ASSERT_TRUE(harness_->engine().submit(make_request(2, prompt, 10)));
+    while (tier_->fetches == 0) std::this_thread::yield();
+  }
 
   const std::shared_ptr<MemoryTier> tier_ = std::make_shared<MemoryTier>();
   EngineConfig config_;
@@ -270,12 +279,7 @@ TEST_F(PrefixRestoreTest, WhatRunsOrWaitsWhileItIsForgottenIsNotOfferedAfterward
 
 TEST_F(PrefixRestoreTest, WhatIsOnItsWayFromTheTierIsForgottenToo) {
   const auto prompt = make_prompt(200, 1);
-  start();
-  run(make_request(1, prompt, 10));
-  start();
-  tier_->mood = MemoryTier::Mood::late;
-  ASSERT_TRUE(harness_->engine().submit(make_request(2, prompt, 10)));
-  while (tier_->fetches == 0) std::this_thread::yield();
+  wait_for_late_blocks(prompt);
   harness_->engine().forget({}).get();
   EXPECT_EQ(harness_->outcome(2).usage.cached_tokens, 0U);
 }
@@ -301,12 +305,7 @@ TEST_F(PrefixRestoreTest, UnderPressureNothingIsBroughtBack) {
 
 TEST_F(PrefixRestoreTest, ACancelledSequenceWaitsForNothing) {
   const auto prompt = make_prompt(200, 1);
-  start();
-  run(make_request(1, prompt, 10));
-  start();
-  tier_->mood = MemoryTier::Mood::late;
-  ASSERT_TRUE(harness_->engine().submit(make_request(2, prompt, 10)));
-  while (tier_->fetches == 0) std::this_thread::yield();
+  wait_for_late_blocks(prompt);
   harness_->engine().cancel(RequestId{2});
   EXPECT_EQ(harness_->outcome(2).finish, FinishReason::cancelled);
   harness_.reset();

@@ -37,8 +37,19 @@ class MiniLm : public ::testing::Test {
     }
   }
 
+  Result<std::unique_ptr<EmbeddingModel>> load_int8() {
+    return load_embedding_model(path_, {.model_version = "m@int8",
+                                        .compute = ComputeMode::int8,
+                                        .cache_directory = cache_.path(),
+                                        .limits = {.tokens = 1024},
+                                        .ledger = &ledger_,
+                                        .pool = &pool_,
+                                        .progress = {}});
+  }
+
   nlohmann::json golden_;
   std::filesystem::path path_;
+  TemporaryFolder cache_;  // of packed weights
   Ledger ledger_;
   ThreadPool pool_{2};
   std::unique_ptr<EmbeddingModel> model_;
@@ -47,15 +58,7 @@ class MiniLm : public ::testing::Test {
 };
 
 TEST_F(MiniLm, Int8PointsTheSameWay) {
-  TemporaryFolder cache;
-  Ledger ledger;
-  const auto model = load_embedding_model(path_, {.model_version = "m@int8",
-                                                  .compute = ComputeMode::int8,
-                                                  .cache_directory = cache.path(),
-                                                  .limits = {.tokens = 1024},
-                                                  .ledger = &ledger,
-                                                  .pool = &pool_,
-                                                  .progress = {}});
+  const auto model = load_int8();
   ASSERT_TRUE(model) << to_string(model.error());
   const std::size_t n = (*model)->info().hidden;
   double least = 1;
@@ -99,15 +102,7 @@ TEST_F(MiniLm, EqualsTheReferenceInOneBatchAndAlone) {
 
 // Threads that each take whole inputs, and threads that share one.
 TEST_F(MiniLm, ManyShortInputsInInt8EqualThoseAlone) {
-  TemporaryFolder cache;
-  Ledger ledger;
-  const auto model = load_embedding_model(path_, {.model_version = "m@int8",
-                                                  .compute = ComputeMode::int8,
-                                                  .cache_directory = cache.path(),
-                                                  .limits = {.tokens = 1024},
-                                                  .ledger = &ledger,
-                                                  .pool = &pool_,
-                                                  .progress = {}});
+  const auto model = load_int8();
   ASSERT_TRUE(model) << to_string(model.error());
   const std::size_t n = (*model)->info().hidden;
   std::vector<std::span<const TokenId>> batch;
