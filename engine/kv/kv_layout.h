@@ -8,7 +8,7 @@
 // no sum across a vector, and decode and prefill add them up in the same order.
 //
 //   f16   no scales
-//   int8  -127..127, and a scale of a token's head: [kv_heads, block_tokens] f32
+//   int8  -127..127, and a scale of a token's head: [kv_heads, block_tokens] f16
 //   int4  0..15 and, of each 32 columns of a token's head, a scale and a minimum: [kv_heads,
 //         2 (scales, minima), groups, block_tokens] f16. A value is minimum + scale * u. Heads are
 //         padded to whole groups, and keys are rotated (rotate-inl.h).
@@ -57,7 +57,7 @@ struct KvLayout {
   std::size_t row_scales_bytes() const {
     switch (type) {
       case KvType::f16: return 0;
-      case KvType::int8: return sizeof(float);
+      case KvType::int8: return sizeof(std::uint16_t);
       case KvType::int4: return groups() * 2 * sizeof(std::uint16_t);
     }
     return 0;

@@ -30,7 +30,7 @@ class Case:
     @property
     def token_bytes(self):  # of SmolLM2-135M
         rows = 2 * 30 * 3
-        return rows * {"f16": 2 * 64, "int8": 64 + 4, "int4": 64 / 2 + 2 * 4}[self.kv_type]
+        return rows * {"f16": 2 * 64, "int8": 64 + 2, "int4": 64 / 2 + 2 * 4}[self.kv_type]
 
     def settings(self):
         return {

@@ -75,8 +75,8 @@ struct Tile {
   const T* v[tile_groups];  // [group_keys, v_stride]
   std::size_t k_stride;
   std::size_t v_stride;
-  const float* k_scales[tile_groups];  // int8 only
-  const float* v_scales[tile_groups];
+  const hwy::float16_t* k_scales[tile_groups];  // int8 only
+  const hwy::float16_t* v_scales[tile_groups];
   std::size_t begin;  // keys of the tile that some query of the item sees: [begin, end)
   std::size_t end;
   // Short sequences have no other groups, and need not pay for them.
@@ -307,8 +307,8 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
   for (std::size_t c = 0; c < Vectors; ++c) {
     s[c] = hn::LoadU(d, scores + c * lanes);
     if constexpr (std::is_same_v<T, std::int8_t>) {
-      const float* const scales = tile.k_scales[c * lanes / group_keys] + c * lanes % group_keys;
-      s[c] = hn::Mul(s[c], hn::LoadU(d, scales));
+      s[c] = hn::Mul(s[c],
+                     LoadFloat(d, tile.k_scales[c * lanes / group_keys] + c * lanes % group_keys));
     }
     if (softcap > 0) {
       const V cap = hn::Set(d, softcap);
@@ -332,8 +332,8 @@ HWY_INLINE void Weigh(const Tile<T>& tile, float softcap, std::size_t lo, std::s
     V weight = BoundedExp(d, hn::Sub(s[c], most));
     added = hn::Add(added, weight);
     if constexpr (std::is_same_v<T, std::int8_t>) {
-      const float* const scales = tile.v_scales[c * lanes / group_keys] + c * lanes % group_keys;
-      weight = hn::Mul(weight, hn::LoadU(d, scales));
+      weight = hn::Mul(
+          weight, LoadFloat(d, tile.v_scales[c * lanes / group_keys] + c * lanes % group_keys));
     }
     hn::StoreU(weight, d, scores + c * lanes);
   }
@@ -404,18 +404,18 @@ HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
     };
     tile.k[g] = head(layout.k_offset(layer)) + slot;
     tile.v[g] = head(layout.v_offset(layer)) + slot * tile.v_stride;
-    const auto scales = [&](std::size_t offset, auto type) {
+    const auto scales = [&](std::size_t offset) {
       const std::byte* const of_head = block + offset + kv_head * layout.head_scales_bytes();
-      return reinterpret_cast<const decltype(type)*>(of_head) + slot;
+      return reinterpret_cast<const hwy::float16_t*>(of_head) + slot;
     };
     if constexpr (std::is_same_v<T, std::int8_t>) {
-      tile.k_scales[g] = scales(layout.k_scales_offset(layer), float());
-      tile.v_scales[g] = scales(layout.v_scales_offset(layer), float());
+      tile.k_scales[g] = scales(layout.k_scales_offset(layer));
+      tile.v_scales[g] = scales(layout.v_scales_offset(layer));
     }
     if constexpr (std::is_same_v<T, Int4Pair>) {
-      tile.k_scales[g] = scales(layout.k_scales_offset(layer), hwy::float16_t());
-      ExpandScales(scales(layout.v_scales_offset(layer), hwy::float16_t()), layout.block_tokens,
-                   2 * layout.groups(), scratch.v_scales + g * group_keys);
+      tile.k_scales[g] = scales(layout.k_scales_offset(layer));
+      ExpandScales(scales(layout.v_scales_offset(layer)), layout.block_tokens, 2 * layout.groups(),
+                   scratch.v_scales + g * group_keys);
     }
   }
   if constexpr (std::is_same_v<T, Int4Pair>) {

@@ -34,25 +34,31 @@ void ToHalf(const float* x, std::size_t n, hwy::float16_t* out) {
   }
 }
 
-// out[i] = round(x[i] / scale); returns scale, such that the largest becomes +-127.
-float ToInt8(const float* x, std::size_t n, std::int8_t* out) {
+// The least f16 that is not below `value`, which is positive.
+std::uint16_t HalfAtLeast(float value) {
+  const std::uint16_t nearest = float_to_half(value);
+  return half_to_float(nearest) < value ? nearest + 1 : nearest;
+}
+
+// out[i] = round(x[i] / scale); returns scale, the least f16 with which nothing exceeds +-127. As
+// in ToHalf nothing is beyond what f16 holds.
+std::uint16_t ToInt8(const float* x, std::size_t n, std::int8_t* out) {
   const D d;
   const hn::Rebind<std::int8_t, D> di8;
+  const V most = hn::Set(d, 127 * 65504.0F);
+  const auto load = [&](std::size_t i) HWY_ATTR {
+    return hn::Max(hn::Min(hn::LoadU(d, x + i), most), hn::Neg(most));
+  };
   V largest = hn::Zero(d);
+  for (std::size_t i = 0; i < n; i += lanes) largest = hn::Max(largest, hn::Abs(load(i)));
+  const std::uint16_t scale = HalfAtLeast(hn::GetLane(hn::MaxOfLanes(d, largest)) / 127.0F);
+  const float step = half_to_float(scale);
+  const V inverse = hn::Set(d, step > 0 ? 1.0F / step : 0.0F);
   for (std::size_t i = 0; i < n; i += lanes) {
-    largest = hn::Max(largest, hn::Abs(hn::LoadU(d, x + i)));
-  }
-  const float amax = hn::GetLane(hn::MaxOfLanes(d, largest));
-  if (amax < 1e-30F) {  // 127 / amax would overflow
-    std::memset(out, 0, n);
-    return 0.0F;
-  }
-  const V inverse = hn::Set(d, 127.0F / amax);
-  for (std::size_t i = 0; i < n; i += lanes) {
-    const auto q = hn::NearestInt(hn::Mul(hn::LoadU(d, x + i), inverse));
+    const auto q = hn::NearestInt(hn::Mul(load(i), inverse));
     hn::StoreU(hn::DemoteTo(di8, q), di8, out + i);
   }
-  return amax / 127.0F;
+  return scale;
 }
 
 // u[i] = round((x[i] - minimum) / scale), 0 to 15, of one group. Scale and minimum are f16, and u
@@ -85,16 +91,17 @@ void ToInt4(const float* x, std::uint8_t* u, std::uint16_t& scale, std::uint16_t
 
 // Converts one head's row and stores it as row `slot` of a block's V, or as column `slot` of its
 // transposed K. `row` is a zero-padded copy: head_dim need not be a multiple of the vector.
+// Returns its scale.
 template <class T, class Convert>
-HWY_INLINE float StoreRow(const float* x, std::size_t head_dim, T* head, std::size_t slot,
-                          std::size_t block_tokens, bool transposed, Convert convert) {
+HWY_INLINE std::uint16_t StoreRow(const float* x, std::size_t head_dim, T* head, std::size_t slot,
+                                  std::size_t block_tokens, bool transposed, Convert convert) {
   constexpr std::size_t piece = max_head_dim;
   HWY_ALIGN float row[piece];
   HWY_ALIGN T converted[piece];
   const std::size_t padded = (head_dim + lanes - 1) / lanes * lanes;
   std::memcpy(row, x, head_dim * sizeof(float));
   std::memset(row + head_dim, 0, (padded - head_dim) * sizeof(float));
-  const float scale = convert(row, padded, converted);
+  const std::uint16_t scale = convert(row, padded, converted);
   if (transposed) {
     for (std::size_t i = 0; i < head_dim; ++i) head[i * block_tokens + slot] = converted[i];
   } else {
@@ -148,11 +155,11 @@ void StoreToken(const KvLayout& layout, std::byte* block, std::uint32_t layer, s
         StoreRow(row, head_dim, reinterpret_cast<hwy::float16_t*>(head), slot, block_tokens, keys,
                  [](const float* x, std::size_t n, hwy::float16_t* out) HWY_ATTR {
                    ToHalf(x, n, out);
-                   return 0.0F;
+                   return std::uint16_t{0};
                  });
         break;
       case KvType::int8:
-        reinterpret_cast<float*>(scales)[slot] =
+        reinterpret_cast<std::uint16_t*>(scales)[slot] =
             StoreRow(row, head_dim, reinterpret_cast<std::int8_t*>(head), slot, block_tokens, keys,
                      [](const float* x, std::size_t n, std::int8_t* out)
                          HWY_ATTR { return ToInt8(x, n, out); });

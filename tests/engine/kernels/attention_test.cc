@@ -244,7 +244,7 @@ TEST_P(Attention, ExtremesStayFinite) {
   const AttentionShape shape{.heads = 2, .kv_heads = 1, .head_dim = 32, .scale = 1.0F};
   ThreadPool threads(1);
   for (const KvType type : types) {
-    for (const float deviation : {0.0F, 1e-40F, 1e5F}) {  // 1e5 is beyond f16
+    for (const float deviation : {0.0F, 1e-40F, 1e-7F, 1e5F, 1e12F}) {  // 1e5 is beyond f16
       const KvLayout layout = layout_of(shape, type, 16);
       std::uint32_t last = 2 * layout.blocks_for(40) + 1;
       Pool pool(layout, last);
@@ -252,6 +252,25 @@ TEST_P(Attention, ExtremesStayFinite) {
       give_blocks(s, layout, last);
       for (const float v : run(shape, pool, s, 9, threads)) ASSERT_TRUE(std::isfinite(v));
     }
+  }
+}
+
+// A scale is an f16, of which the least is 2^-24: rows above and below it, and of all sizes
+// between.
+TEST_P(Attention, Int8RowsAreWithinHalfAStep) {
+  const AttentionShape shape{.heads = 1, .kv_heads = 1, .head_dim = 48, .scale = 1.0F};
+  const KvLayout layout = layout_of(shape, KvType::int8, 16);
+  ThreadPool threads(1);
+  for (const float deviation : {1e-9F, 1e-7F, 1e-5F, 0.37F, 1e4F, 2e6F}) {
+    std::uint32_t last = 2 * layout.blocks_for(1) + 1;
+    Pool pool(layout, last);
+    Sequence s(shape, 1, 11, deviation);
+    give_blocks(s, layout, last);
+    float most = 0;
+    for (const float v : s.v) most = std::max(most, std::abs(v));
+    const float step = most / 127 * (1 + 0x1p-10F) + 0x1p-24F;
+    const auto out = run(shape, pool, s, 1, threads);  // of one token, its value
+    for (std::size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], s.v[i], 0.501F * step) << most;
   }
 }
 

@@ -14,7 +14,7 @@ constexpr KvLayout layout_of(KvType type) {
 
 TEST(KvLayout, BytesOfAToken) {
   EXPECT_EQ(layout_of(KvType::f16).block_bytes(), 16U * 30 * 3 * 2 * (64 * 2));
-  EXPECT_EQ(layout_of(KvType::int8).block_bytes(), 16U * 30 * 3 * 2 * (64 + 4));
+  EXPECT_EQ(layout_of(KvType::int8).block_bytes(), 16U * 30 * 3 * 2 * (64 + 2));
   EXPECT_EQ(layout_of(KvType::int4).block_bytes(), 16U * 30 * 3 * 2 * (64 / 2 + 2 * (2 + 2)));
 }
 
