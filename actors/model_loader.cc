@@ -168,8 +168,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
     storage::PrefixTierOptions tier;
     tier.model = options.model_version;
     // What is computed otherwise has other bits.
-    tier.variant =
-        fmt::format("{}/{}", static_cast<int>(model.compute), to_string(settings.kv_type));
+    tier.variant = fmt::format("{}/{}", to_string(model.compute), to_string(settings.kv_type));
     tier.block_tokens = settings.block_tokens;
     tier.block_bytes = block_bytes;
     config.tier = storage::make_prefix_tier(cache_, std::move(tier), tier_budget_, ledger_);
@@ -202,7 +201,7 @@ Result<void> ModelLoader::start_embedding(const ModelConfig& model, LoadOptions 
   if (cache_ != nullptr) {
     storage::EmbeddingTierOptions tier;
     tier.model = options.model_version;
-    tier.variant = fmt::format("{}", static_cast<int>(model.compute));
+    tier.variant = to_string(model.compute);
     tier.hidden = (*embedding)->info().hidden;
     config.tier = storage::make_embedding_tier(cache_, std::move(tier), tier_budget_, ledger_);
   }

@@ -78,8 +78,8 @@ double int8_macs(ThreadPool& pool) {
 double run_int8_dots(ThreadPool& pool, Isa isa) {
 #if defined(__x86_64__)
   if (isa != Isa::portable) {
-    pool.run([&](int) { isa == Isa::avx512vnni ? dots_avx512() : dots_avx2(); });
-    return (isa == Isa::avx512vnni ? 64.0 : 32.0) * chains * steps * pool.threads();
+    pool.run([&](int) { isa >= Isa::avx512vnni ? dots_avx512() : dots_avx2(); });
+    return (isa >= Isa::avx512vnni ? 64.0 : 32.0) * chains * steps * pool.threads();
   }
 #endif
   (void)pool, (void)isa;

@@ -63,7 +63,7 @@ void limit_read(benchmark::State& state) {
 BENCHMARK(limit_read)->UseRealTime();
 
 void limit_int8_vnni(benchmark::State& state) {
-  if (supported_isas().back() != Isa::avx512vnni) {
+  if (supported_isas().back() < Isa::avx512vnni) {
     state.SkipWithError("no AVX-512 VNNI here");
     return;
   }
@@ -92,7 +92,7 @@ struct Matrices {
   std::vector<std::byte> source, packed;
   std::vector<WeightMatrix> all;
 
-  Matrices(TensorType type, std::size_t rows, std::size_t cols, bool pack) {
+  Matrices(TensorType type, std::size_t rows, std::size_t cols, bool pack, PackedForm floats) {
     const TensorTypeInfo t = info(type);
     TensorView view;
     view.type = type;
@@ -100,7 +100,7 @@ struct Matrices {
     view.rank = 2;
     view.bytes = rows * cols / t.block_elements * t.block_bytes;
     PackedMatrix matrix;
-    if (pack) matrix.form = packed_form(view);
+    if (pack) matrix.form = packed_form(view, floats);
     matrix.rows = static_cast<std::uint32_t>(rows);
     matrix.cols = static_cast<std::uint32_t>(cols);
     const std::size_t bytes = pack ? matrix.bytes() : view.bytes;
@@ -138,20 +138,22 @@ struct Matrices {
 };
 
 // The matrices of the last shape: a gigabyte is not made anew for every number of tokens.
-const Matrices& matrices(TensorType type, std::size_t rows, std::size_t cols, bool pack) {
-  static std::tuple<TensorType, std::size_t, std::size_t, bool> key;
+const Matrices& matrices(TensorType type, std::size_t rows, std::size_t cols, bool pack,
+                         PackedForm floats) {
+  static std::tuple<TensorType, std::size_t, std::size_t, bool, PackedForm> key;
   static std::unique_ptr<Matrices> made;
-  if (const auto wanted = std::tuple(type, rows, cols, pack); !made || key != wanted) {
+  if (const auto wanted = std::tuple(type, rows, cols, pack, floats); !made || key != wanted) {
     made.reset();
-    made = std::make_unique<Matrices>(type, rows, cols, pack);
+    made = std::make_unique<Matrices>(type, rows, cols, pack, floats);
     key = wanted;
   }
   return *made;
 }
 
-void matmul_bench(benchmark::State& state, TensorType type, bool pack) {
+void matmul_bench(benchmark::State& state, TensorType type, bool pack,
+                  PackedForm floats = PackedForm::u8) {
   const std::size_t rows = state.range(0), cols = state.range(1), tokens = state.range(2);
-  const auto& all = matrices(type, rows, cols, pack).all;
+  const auto& all = matrices(type, rows, cols, pack, floats).all;
   const auto x = random_floats(tokens * cols);
   std::vector<float> y(tokens * rows);
   std::vector<std::byte> buffer(QuantizedActivations::bytes(tokens, cols) + 64);
@@ -170,11 +172,15 @@ void matmul_bench(benchmark::State& state, TensorType type, bool pack) {
 void matmul_u4(benchmark::State& state) { matmul_bench(state, TensorType::q4_1, true); }
 void matmul_c5(benchmark::State& state) { matmul_bench(state, TensorType::q5_0, true); }
 void matmul_c8(benchmark::State& state) { matmul_bench(state, TensorType::q8_0, true); }
+void matmul_bf16(benchmark::State& state) {
+  matmul_bench(state, TensorType::f32, true, PackedForm::bf16);
+}
 void matmul_f32(benchmark::State& state) { matmul_bench(state, TensorType::f32, false); }
 void matmul_q4_1_expanded(benchmark::State& state) { matmul_bench(state, TensorType::q4_1, false); }
 BENCHMARK(matmul_u4)->Apply(shapes);
 BENCHMARK(matmul_c5)->Apply(shapes);
 BENCHMARK(matmul_c8)->Apply(shapes);
+BENCHMARK(matmul_bf16)->Apply(shapes);
 BENCHMARK(matmul_f32)
     ->UseRealTime()
     ->ArgNames({"rows", "cols", "tokens"})

@@ -25,10 +25,8 @@ tl::unexpected<Error> wrong(std::string message) {
   return fail(ErrorCode::invalid_argument, std::move(message));
 }
 
-const std::vector<std::pair<std::string, ComputeMode>> compute_modes = {
-    {"auto", ComputeMode::automatic},
-    {"float32", ComputeMode::float32},
-    {"int8", ComputeMode::int8}};
+constexpr std::array compute_modes = {ComputeMode::automatic, ComputeMode::float32,
+                                      ComputeMode::bf16, ComputeMode::int8};
 
 constexpr std::array all_tiers = {cluster::Tier::guaranteed, cluster::Tier::standard,
                                   cluster::Tier::best_effort};
@@ -272,13 +270,13 @@ class Loader {
             } else if (name == "path") {
               model.path = value.Scalar();
             } else if (name == "compute") {
-              for (const auto& [text, mode] : compute_modes) {
-                if (text == value.Scalar()) {
-                  model.compute = mode;
-                  return true;
-                }
+              const auto mode = std::ranges::find(compute_modes, value.Scalar(),
+                                                  [](ComputeMode m) { return to_string(m); });
+              if (mode == compute_modes.end()) {
+                return wrong(
+                    fmt::format("'{}' is none of auto, float32, bf16, int8", value.Scalar()));
               }
-              return wrong(fmt::format("'{}' is none of auto, float32, int8", value.Scalar()));
+              model.compute = *mode;
             } else {
               return false;
             }
@@ -450,12 +448,9 @@ std::string show_config(const Config& config) {
   if (!open.empty()) out << YAML::EndMap;
   out << YAML::Key << "models" << YAML::Value << YAML::BeginSeq;
   for (const auto& model : config.server.models) {
-    const auto mode =
-        std::find_if(compute_modes.begin(), compute_modes.end(),
-                     [&](const auto& entry) { return entry.second == model.compute; });
     out << YAML::BeginMap << YAML::Key << "name" << YAML::Value << model.name << YAML::Key << "path"
         << YAML::Value << model.path.string() << YAML::Key << "compute" << YAML::Value
-        << mode->first << YAML::EndMap;
+        << std::string(to_string(model.compute)) << YAML::EndMap;
   }
   out << YAML::EndSeq << YAML::Key << "tiers" << YAML::Value << YAML::BeginMap;
   for (const auto tier : all_tiers) {

@@ -12,6 +12,6 @@ namespace plimsoll {
 Result<ModelInfo> probe_bert(const std::filesystem::path& folder);
 Result<ModelMemory> bert_memory(const std::filesystem::path& folder, ComputeMode compute);
 Result<std::unique_ptr<EmbeddingModel>> load_bert(const std::filesystem::path& folder,
-                                                  const LoadOptions& options);
+                                                  LoadOptions options);
 
 }  // namespace plimsoll

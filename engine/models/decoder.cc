@@ -200,7 +200,7 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
   // too. (GGUF's mixed types spend more bits on V as well.)
   QuantizedActivations rest;
   const QuantizedActivations* v_rest = nullptr;
-  if (!w.v.packed.empty()) {
+  if (w.v.packed.quantized()) {
     rest = QuantizedActivations::in(b_.rest.data(), tokens, c.hidden);
     v_rest = &rest;
   }
@@ -242,7 +242,7 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
   attention(attention_shape(c, local), kv.layout(), kv.data(), layer,
             b_.sequences.first(chunks.size()), q_width, b_.attention_scratch, pool_);
   const QuantizedActivations attended = quantized(w.attention_output, tokens);
-  if (!w.attention_output.packed.empty()) {
+  if (w.attention_output.packed.quantized()) {
     quantize_activations(b_.attended.data(), q_width, tokens, q_width, attended, pool_);
   }
   const Product output{&w.attention_output, b_.branch.data(), c.hidden};
@@ -262,7 +262,7 @@ void Decoder::feed_forward(const DecoderLayer& w, std::size_t tokens) {
     for (std::size_t t = begin; t < end; ++t) {
       float* const gate = &b_.gate[t * ffn];
       activate(gate, &b_.up[t * ffn], ffn, gate);
-      if (w.down.packed.empty()) continue;
+      if (!w.down.packed.quantized()) continue;
       quantize_tokens(b_.gate.data(), ffn, tokens, ffn, t, t + 1, activated, nullptr);
     }
   });
@@ -285,7 +285,7 @@ void Decoder::write_logits(std::span<const SequenceChunk> chunks, float* logits)
   }
   if (rows == 0) return;
   const QuantizedActivations normed = quantized(w_.output, rows);
-  if (!w_.output.packed.empty()) {
+  if (w_.output.packed.quantized()) {
     quantize_activations(b_.normed.data(), hidden, rows, hidden, normed, pool_);
   }
   const Product output{&w_.output, logits, config_.vocab};
@@ -305,7 +305,7 @@ void Decoder::norm_rows(const float* in, const float* weight, std::size_t tokens
   pool_.parallel_for(tokens, token_grain, [&](std::size_t begin, std::size_t end, int) {
     for (std::size_t t = begin; t < end; ++t) {
       rms_norm(in + t * n, weight, config_.norm_epsilon, n, out + t * n);
-      if (!w.packed.empty()) quantize_tokens(out, n, tokens, n, t, t + 1, q, rest);
+      if (w.packed.quantized()) quantize_tokens(out, n, tokens, n, t, t + 1, q, rest);
     }
   });
 }

@@ -79,10 +79,10 @@ class Decoder final : public CausalModel {
                  float* out, const QuantizedActivations* rest);
   // x += branch, normalised first where the family does so.
   void add_branch(const float* post_norm, std::size_t tokens);
-  // The input of a product with w; empty if w is not packed.
+  // The input of a product with w; empty if w is not quantized.
   QuantizedActivations quantized(const WeightMatrix& w, std::size_t tokens) {
-    return w.packed.empty() ? QuantizedActivations{}
-                            : QuantizedActivations::in(b_.quantized.data(), tokens, w.cols());
+    return w.packed.quantized() ? QuantizedActivations::in(b_.quantized.data(), tokens, w.cols())
+                                : QuantizedActivations{};
   }
 
   DecoderConfig config_;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/base/result.h"
@@ -22,8 +23,14 @@ namespace plimsoll {
 enum class ModelKind : std::uint8_t { causal, embedding };
 
 // float32 computes with the weights exactly as the file defines them; int8 with packed weights
-// and 8-bit activations. `automatic`: int8 for quantized files, float32 for float files.
-enum class ComputeMode : std::uint8_t { automatic, float32, int8 };
+// and 8-bit activations; bf16 with both rounded to bfloat16, as far as the file has them as floats,
+// and otherwise as int8. `automatic`: int8 for quantized files; of float files, bf16 for embedding
+// models, and float32 for causal ones.
+enum class ComputeMode : std::uint8_t { automatic, float32, bf16, int8 };
+constexpr std::string_view to_string(ComputeMode mode) {
+  constexpr std::string_view names[] = {"auto", "float32", "bf16", "int8"};
+  return names[static_cast<std::size_t>(mode)];
+}
 
 struct ModelInfo {
   ModelKind kind = ModelKind::causal;

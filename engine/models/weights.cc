@@ -22,6 +22,10 @@ bool is_float(TensorType type) {
   return type == TensorType::f32 || type == TensorType::f16 || type == TensorType::bf16;
 }
 
+PackedForm form_of_floats(ComputeMode compute) {
+  return compute == ComputeMode::bf16 ? PackedForm::bf16 : PackedForm::u8;
+}
+
 std::vector<TensorView> sources_of(std::span<WeightMatrix* const> matrices) {
   std::vector<TensorView> sources;
   for (const WeightMatrix* w : matrices) sources.push_back(w->source);
@@ -109,13 +113,14 @@ void Weights::reject_unused(std::initializer_list<std::string_view> ignored) {
 }
 
 bool Weights::packs(ComputeMode compute) const {
-  return compute == ComputeMode::int8 ||
+  return compute == ComputeMode::int8 || compute == ComputeMode::bf16 ||
          (compute == ComputeMode::automatic && !is_float(summarize_weights(tensors_).main_type));
 }
 
 std::uint64_t Weights::packed_bytes(std::span<WeightMatrix* const> matrices,
                                     ComputeMode compute) const {
-  return packs(compute) ? PackedFile::required_bytes(sources_of(matrices)) : 0;
+  return packs(compute) ? PackedFile::required_bytes(sources_of(matrices), form_of_floats(compute))
+                        : 0;
 }
 
 Result<void> Weights::prepare(std::span<WeightMatrix* const> matrices, const LoadOptions& options) {
@@ -123,7 +128,8 @@ Result<void> Weights::prepare(std::span<WeightMatrix* const> matrices, const Loa
   const auto sources = sources_of(matrices);
   const auto directory =
       options.cache_directory.empty() ? file_.path().parent_path() : options.cache_directory;
-  auto packed = PackedFile::open_or_make(file_, sources, directory, options.progress);
+  auto packed = PackedFile::open_or_make(file_, sources, form_of_floats(options.compute), directory,
+                                         options.progress);
   if (!packed) return fail(std::move(packed.error()));
   packed_ = std::move(*packed);
   packed_charge_ = MappedCharge(*options.ledger, Component::weights, options.model_version,

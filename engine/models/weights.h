@@ -1,5 +1,5 @@
-// The weights of one loaded model: mapped from its file, with the packed copy that int8 kernels
-// read (mapped too) where that path is taken.
+// The weights of one loaded model: mapped from its file, with the packed copy that fast
+// kernels read (mapped too) where one of their paths is taken.
 #pragma once
 
 #include <cstdint>
@@ -52,8 +52,8 @@ class Weights {
   // What prepare() maps beside the file.
   std::uint64_t packed_bytes(std::span<WeightMatrix* const> matrices, ComputeMode compute) const;
 
-  // Chooses the path of options.compute and, for int8, packs the matrices or maps what an earlier
-  // load packed. Errors: as PackedFile::open_or_make.
+  // Chooses the path of options.compute and, unless it is float32, packs the matrices or maps what
+  // an earlier load packed. Errors: as PackedFile::open_or_make.
   Result<void> prepare(std::span<WeightMatrix* const> matrices, const LoadOptions& options);
 
  private:

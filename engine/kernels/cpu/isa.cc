@@ -13,13 +13,14 @@
 namespace plimsoll {
 namespace {
 
-constexpr Isa all[] = {Isa::portable, Isa::avx2, Isa::avx512vnni};
+constexpr Isa all[] = {Isa::portable, Isa::avx2, Isa::avx512vnni, Isa::avx512bf16};
 
 std::int64_t targets_of(Isa isa) {
   switch (isa) {
     case Isa::portable: return HWY_SCALAR;
     case Isa::avx2: return HWY_AVX2 | HWY_SCALAR;
-    case Isa::avx512vnni: return HWY_AVX3 | HWY_AVX2 | HWY_SCALAR;
+    case Isa::avx512vnni:
+    case Isa::avx512bf16: return HWY_AVX3 | HWY_AVX2 | HWY_SCALAR;
   }
   return HWY_SCALAR;
 }
@@ -31,6 +32,7 @@ std::vector<Isa> detect() {
   if ((targets & HWY_AVX2) != 0) found.push_back(Isa::avx2);
   if ((targets & HWY_AVX3) != 0 && __builtin_cpu_supports("avx512vnni")) {
     found.push_back(Isa::avx512vnni);
+    if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::avx512bf16);
   }
 #endif
   return found;
@@ -59,7 +61,7 @@ Isa choose() {
     const std::optional<Isa> wanted = parse(name);
     if (!wanted) {
       throw std::runtime_error("PLIMSOLL_ISA is '" + std::string(name) +
-                               "'; it must be portable, avx2 or avx512vnni");
+                               "'; it must be portable, avx2, avx512vnni or avx512bf16");
     }
     if (*wanted <= best) {
       best = *wanted;
@@ -84,6 +86,7 @@ std::string_view to_string(Isa isa) {
     case Isa::portable: return "portable";
     case Isa::avx2: return "avx2";
     case Isa::avx512vnni: return "avx512vnni";
+    case Isa::avx512bf16: return "avx512bf16";
   }
   return "portable";
 }

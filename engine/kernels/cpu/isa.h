@@ -1,5 +1,5 @@
 // Which instruction set the kernels run with. Chosen once from the processor; the environment
-// variable PLIMSOLL_ISA=portable|avx2|avx512vnni forces a lower one.
+// variable PLIMSOLL_ISA=portable|avx2|avx512vnni|avx512bf16 forces a lower one.
 #pragma once
 
 #include <string_view>
@@ -7,7 +7,8 @@
 
 namespace plimsoll {
 
-enum class Isa { portable, avx2, avx512vnni };
+// Ascending. avx512bf16 has what avx512vnni has, and dot products of bfloat16.
+enum class Isa { portable, avx2, avx512vnni, avx512bf16 };
 std::string_view to_string(Isa isa);
 
 Isa active_isa();

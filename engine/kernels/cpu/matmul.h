@@ -1,8 +1,9 @@
 // Matrix products with the model's weights: y[tokens, rows] = x[tokens, cols] . W[rows, cols]^T.
 //
-// Two paths. `float32` expands the weights row by row, exactly as the file defines them: the
-// reference, and the path for float files. `int8` multiplies 8-bit activations (one scale per 32
-// columns) with packed 4- or 8-bit weights: the fast path for quantized files.
+// Three paths. `float32` expands the weights row by row, exactly as the file defines them: the
+// reference. `bf16` rounds activations and packed weights to bfloat16: the fast path for float
+// files. `int8` multiplies 8-bit activations (one scale per 32 columns) with packed 4- or 8-bit
+// weights: the fast path for quantized files.
 #pragma once
 
 #include <cstddef>
@@ -66,13 +67,14 @@ struct Product {
   const WeightMatrix* w = nullptr;
   float* y = nullptr;
   std::size_t ldy = 0;
-  // With it y = (x + rest) W^T + bias: what quantize_tokens() says was lost of x. Packed weights
-  // only.
+  // With it y = (x + rest) W^T + bias: what quantize_tokens() says was lost of x.
+  // Quantized weights only.
   const QuantizedActivations* rest = nullptr;
   const float* bias = nullptr;  // [w.rows()]; null: none
 };
 
-// x_q, quantized with the same `tokens`, is needed where weights are packed, x where they are not.
+// x_q, quantized with the same `tokens`, is needed where weights are quantized, x where they are
+// not.
 // A token's products do not depend on the other tokens, to the last bit.
 void matmul(std::span<const Product> products, const float* x, std::size_t ldx,
             const QuantizedActivations& x_q, std::size_t tokens, ThreadPool& pool);

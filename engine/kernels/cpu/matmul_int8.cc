@@ -408,6 +408,7 @@ const Kernels& KernelsFor(PackedForm form, bool offset) {
     case PackedForm::c5: return kernels<PackedForm::c5>;
     case PackedForm::c8: return kernels<PackedForm::c8>;
     case PackedForm::u8:
+    case PackedForm::bf16:
     case PackedForm::none: break;
   }
   return kernels<PackedForm::u8>;
@@ -467,18 +468,11 @@ HWY_EXPORT(MultiplyPanels);
 
 void matmul_int8(std::span<const Product> products, const QuantizedActivations& x,
                  std::size_t tokens, ThreadPool& pool) {
-  std::size_t panels = 0;
-  for (const Product& product : products) panels += product.w->packed.panels();
   const auto multiply = PLIMSOLL_DISPATCH(MultiplyPanels);
-  pool.parallel_for(panels, 1, [&](std::size_t begin, std::size_t end, int) {
-    std::size_t before = 0;  // panels of the products before this one
-    for (const Product& product : products) {
-      const std::size_t n = product.w->packed.panels();
-      const std::size_t first = std::max(begin, before), last = std::min(end, before + n);
-      if (first < last) multiply(product, x, tokens, first - before, last - before);
-      before += n;
-    }
-  });
+  each_products_panels(products, pool,
+                       [&](const Product& product, std::size_t begin, std::size_t end) {
+                         multiply(product, x, tokens, begin, end);
+                       });
 }
 
 }  // namespace plimsoll

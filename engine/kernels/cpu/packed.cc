@@ -1,6 +1,7 @@
 #include "engine/kernels/cpu/packed.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <cstring>
@@ -149,6 +150,26 @@ int row_exponent(const std::vector<Block>& blocks) {
   return std::max(std::ilogb(greatest) - 14, std::numeric_limits<float>::min_exponent);
 }
 
+// To nearest even. What is not a number stays that.
+std::uint16_t float_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 0x40);
+  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+void pack_bf16_panel(const TensorView& source, std::size_t panel, std::byte* dst) {
+  const std::size_t rows = std::min<std::size_t>(panel_rows, source.rows() - panel * panel_rows);
+  std::vector<float> values(source.cols());
+  for (std::size_t r = 0; r < rows; ++r) {
+    dequantize_row(source, panel * panel_rows + r, values.data());
+    for (std::size_t c = 0; c < values.size(); ++c) {
+      const std::uint16_t rounded = float_to_bf16(values[c]);
+      std::memcpy(dst + ((c / 2 * panel_rows + r) * 2 + c % 2) * sizeof(rounded), &rounded,
+                  sizeof(rounded));
+    }
+  }
+}
+
 // Row r's quants among the block's, which start as zeros.
 void store_quants(const Block& block, PackedForm form, std::size_t r, std::byte* quants) {
   for (std::size_t c = 0; c < block_cols; ++c) {
@@ -165,7 +186,7 @@ void store_quants(const Block& block, PackedForm form, std::size_t r, std::byte*
 
 }  // namespace
 
-PackedForm packed_form(const TensorView& source) {
+PackedForm packed_form(const TensorView& source, PackedForm floats) {
   constexpr std::uint64_t limit = std::numeric_limits<std::uint32_t>::max();
   if (source.rank == 0 || source.rows() == 0 || source.cols() == 0 ||
       source.cols() % block_cols != 0 || source.rows() > limit || source.cols() > limit) {
@@ -179,10 +200,10 @@ PackedForm packed_form(const TensorView& source) {
     case TensorType::q4_k: return PackedForm::u4;
     case TensorType::q5_1:
     case TensorType::q5_k: return PackedForm::u5;
-    case TensorType::q6_k:
+    case TensorType::q6_k: return PackedForm::u8;
     case TensorType::f32:
     case TensorType::f16:
-    case TensorType::bf16: return PackedForm::u8;
+    case TensorType::bf16: return floats;
     case TensorType::i64: return PackedForm::none;
   }
   return PackedForm::none;
@@ -192,6 +213,7 @@ void pack_panel(const TensorView& source, PackedForm form, std::size_t panel, st
   const PackedMatrix shape{form, static_cast<std::uint32_t>(source.rows()),
                            static_cast<std::uint32_t>(source.cols()), nullptr};
   std::memset(dst, 0, shape.panel_bytes());
+  if (form == PackedForm::bf16) return pack_bf16_panel(source, panel, dst);
   const std::size_t rows = std::min<std::size_t>(panel_rows, source.rows() - panel * panel_rows);
   for (std::size_t r = 0; r < rows; ++r) {
     const std::vector<Block> blocks = blocks_of_row(source, panel * panel_rows + r);

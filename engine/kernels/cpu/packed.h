@@ -1,4 +1,4 @@
-// Packed weights: the layout that the int8 kernels read, made once from a model file, kept in a
+// Packed weights: the layout that the fast kernels read, made once from a model file, kept in a
 // cache file and mapped, so that processes share it and the kernel can reclaim it.
 //
 // One layout for every instruction set. Rows go in panels of 16 (one SIMD lane a row); columns in
@@ -15,6 +15,8 @@
 //   8 bits: g = 0..7, 512 bytes
 //   4 bits: g = 0..3, 256 bytes, the low nibble from column 4g+j, the high one from 16+4g+j
 //   5 bits: as 4 bits, then 64 bytes: bit g of byte (row, j) is the fifth of column 4g+j
+// Weights of float files may be kept as bfloat16 instead: a panel then holds, for each pair of
+// columns, 16 rows x 2 numbers, and nothing else.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +41,12 @@ enum class PackedForm : std::uint32_t {
   c4 = 0x14,
   c5 = 0x15,
   c8 = 0x18,
+  bf16 = 0x20,
 };
+constexpr bool is_quantized(PackedForm form) {
+  return form != PackedForm::none && form != PackedForm::bf16;
+}
+// Of quantized forms.
 constexpr std::uint32_t bits_of(PackedForm form) { return static_cast<std::uint32_t>(form) & 0xF; }
 constexpr bool is_centred(PackedForm form) { return static_cast<std::uint32_t>(form) > 0xF; }
 // Of one block's quants.
@@ -58,7 +65,9 @@ struct PackedMatrix {
   bool empty() const { return form == PackedForm::none; }
   std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
   std::size_t blocks() const { return cols / block_cols; }
+  bool quantized() const { return is_quantized(form); }
   std::size_t panel_bytes() const {
+    if (form == PackedForm::bf16) return panel_rows * cols * sizeof(std::uint16_t);
     const std::size_t headers = is_centred(form) ? (blocks() + 1) / 2 : blocks();
     return factors_bytes + headers * header_bytes + blocks() * quant_bytes(form);
   }
@@ -68,9 +77,10 @@ struct PackedMatrix {
 // The form a type is packed to; none for i64, and for matrices whose columns are no multiple of 32.
 //
 // Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 keep their quants; only their scales and mins are
-// rounded to 11 bits. Q6_K (scales of 16 columns) and the float types are quantized anew, to 255
-// steps between the least and the greatest value of a row's block.
-PackedForm packed_form(const TensorView& source);
+// rounded to 11 bits. Float types become what `floats` says, u8 or bf16. What becomes u8, these and
+// Q6_K (scales of 16 columns), is quantized anew, to 255 steps between the least and the greatest
+// value of a row's block; bf16 is rounded to the nearest.
+PackedForm packed_form(const TensorView& source, PackedForm floats = PackedForm::u8);
 // Packs one matrix into dst (PackedMatrix::bytes() long).
 void pack_matrix(const TensorView& source, PackedForm form, std::byte* dst);
 // Packs one panel (PackedMatrix::panel_bytes() long).
@@ -83,19 +93,20 @@ using Progress = std::function<void(std::uint64_t, std::uint64_t)>;
 // matrix on a 64-byte border. Header and table follow from the model alone.
 class PackedFile {
  public:
-  // Opens `<directory>/<stem>-<content hash>-<layout version>.packed`, or makes it. A file whose
+  // Opens `<directory>/<stem>-<content hash>-<layout version>.packed` (of bf16, `-bf16.packed`), or
+  // makes it. `floats` as in packed_form(). A file whose
   // header, table or size is not exactly what this model gives is made again. It is written under
   // a temporary name, synced, then renamed, so that a crash leaves no half file; a second process
   // waits for the first and uses its file. Memory use is bounded by a panel, not by the model.
   // Errors: resource_exhausted (disk full), permission_denied (directory not writable),
   // unavailable (other input or output errors).
   static Result<PackedFile> open_or_make(const MappedFile& model,
-                                         std::span<const TensorView> matrices,
+                                         std::span<const TensorView> matrices, PackedForm floats,
                                          const std::filesystem::path& directory,
                                          const Progress& progress);
 
   // How large that file is, or will be.
-  static std::uint64_t required_bytes(std::span<const TensorView> matrices);
+  static std::uint64_t required_bytes(std::span<const TensorView> matrices, PackedForm floats);
 
   PackedMatrix find(const std::string& tensor_name) const;  // empty if it was not packed
   const MappedFile& file() const { return file_; }

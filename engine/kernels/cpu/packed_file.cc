@@ -80,11 +80,11 @@ class Writer {
 constexpr std::string_view magic = "PLIMPACK";
 
 // Everything that does not depend on the model file's content.
-Plan lay_out(std::span<const TensorView> matrices) {
+Plan lay_out(std::span<const TensorView> matrices, PackedForm floats) {
   Plan plan;
   std::uint64_t table_bytes = 0;
   for (const TensorView& source : matrices) {
-    const PackedForm form = packed_form(source);
+    const PackedForm form = packed_form(source, floats);
     if (form == PackedForm::none) continue;
     plan.entries.push_back({&source,
                             {form, static_cast<std::uint32_t>(source.rows()),
@@ -102,8 +102,8 @@ Plan lay_out(std::span<const TensorView> matrices) {
   return plan;
 }
 
-Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices) {
-  Plan plan = lay_out(matrices);
+Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices, PackedForm floats) {
+  Plan plan = lay_out(matrices, floats);
   const XXH128_canonical_t hash = content_hash(model.bytes());
   Writer out(plan.head);
   out.bytes(magic.data(), magic.size());
@@ -126,8 +126,8 @@ Plan plan_for(const MappedFile& model, std::span<const TensorView> matrices) {
     hex += "0123456789abcdef"[byte >> 4];
     hex += "0123456789abcdef"[byte & 15];
   }
-  plan.name =
-      model.path().stem().string() + "-" + hex + "-" + std::to_string(layout_version) + ".packed";
+  plan.name = model.path().stem().string() + "-" + hex + "-" + std::to_string(layout_version) +
+              (floats == PackedForm::bf16 ? "-bf16" : "") + ".packed";
   return plan;
 }
 
@@ -263,15 +263,15 @@ Result<void> make_file(const Plan& plan, const std::filesystem::path& path,
 
 }  // namespace
 
-std::uint64_t PackedFile::required_bytes(std::span<const TensorView> matrices) {
-  return lay_out(matrices).file_bytes;
+std::uint64_t PackedFile::required_bytes(std::span<const TensorView> matrices, PackedForm floats) {
+  return lay_out(matrices, floats).file_bytes;
 }
 
 Result<PackedFile> PackedFile::open_or_make(const MappedFile& model,
-                                            std::span<const TensorView> matrices,
+                                            std::span<const TensorView> matrices, PackedForm floats,
                                             const std::filesystem::path& directory,
                                             const Progress& progress) {
-  const Plan plan = plan_for(model, matrices);
+  const Plan plan = plan_for(model, matrices, floats);
   const std::filesystem::path path = (directory.empty() ? "." : directory) / plan.name;
   auto file = MappedFile::open(path);
   if (!file || !matches(*file, plan)) {

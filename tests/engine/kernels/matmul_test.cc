@@ -1,5 +1,6 @@
 #include "engine/kernels/cpu/matmul.h"
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -145,7 +146,74 @@ TEST_P(Matmul, Float32MatchesDouble) {
   }
 }
 
-// Both paths add what belongs to each row.
+// As dequantize() expands it, and rounded as packed_test says.
+float nearest_bf16(float value) {
+  TensorView view;
+  view.type = TensorType::f32;
+  view.shape = {1, 32};
+  view.rank = 2;
+  const std::vector<float> row(32, value);
+  view.bytes = row.size() * sizeof(float);
+  view.data = reinterpret_cast<const std::byte*>(row.data());
+  return static_cast<float>(packed_value(Packed(view, PackedForm::bf16).matrix, 0, 0));
+}
+
+// The bfloat16 path against its definition: both factors rounded, sums that are not.
+TEST_P(Matmul, Bf16MatchesDouble) {
+  ThreadPool pool(2);
+  for (const std::size_t rows : {1, 16, 17, 41, 64}) {
+    for (const std::size_t cols : {32, 288, 1600}) {
+      const std::size_t ldx = cols + 3, ldy = rows + 2;
+      const Weights weights(TensorType::f32, rows, cols, 3);
+      const Packed packed(weights.view, PackedForm::bf16);
+      const auto bias = random_floats(rows, 5);
+      const WeightMatrix w{weights.view, packed.matrix};
+      for (const std::size_t tokens : {0, 1, 2, 12, 13, 49}) {
+        const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
+        auto rounded = x;
+        for (std::size_t i = 0; i < tokens * ldx; ++i) rounded[i] = nearest_bf16(x[i]);
+        std::vector<float> y(tokens * ldy + 1, -7.0F);
+        const Product product{.w = &w, .y = y.data(), .ldy = ldy, .bias = bias.data()};
+        matmul({&product, 1}, x.data(), ldx, {}, tokens, pool);
+        for (std::size_t t = 0; t < tokens; ++t) {
+          for (std::size_t r = 0; r < rows; ++r) {
+            double want = bias[r], magnitude = std::abs(bias[r]);
+            for (std::size_t i = 0; i < cols; ++i) {
+              const double product = packed_value(packed.matrix, r, i) * rounded[t * ldx + i];
+              want += product;
+              magnitude += std::abs(product);
+            }
+            ASSERT_NEAR(y[t * ldy + r], want, 2e-6 * magnitude) << rows << ' ' << cols << ' ' << t;
+          }
+          ASSERT_EQ(y[t * ldy + rows], -7.0F) << "written beyond the row";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Matmul, Bf16HidesNeitherNanNorInfinity) {
+  ThreadPool pool(1);
+  const std::vector<float> ones(32, 1.0F);
+  TensorView view;
+  view.type = TensorType::f32;
+  view.shape = {1, 32};
+  view.rank = 2;
+  view.bytes = 128;
+  view.data = reinterpret_cast<const std::byte*>(ones.data());
+  const Packed packed(view, PackedForm::bf16);
+  // The greatest bit pattern of a NaN would round to zero.
+  for (const float bad :
+       {std::bit_cast<float>(0x7FFFFFFF), std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x(32, 1.0F);
+    x[5] = bad;
+    float y = 0;
+    multiply({view, packed.matrix}, x.data(), 32, {}, 1, &y, 1, pool);
+    EXPECT_FALSE(std::isfinite(y));
+  }
+}
+
+// All paths add what belongs to each row.
 TEST_P(Matmul, BiasIsAdded) {
   ThreadPool pool(2);
   const std::size_t rows = 41, cols = 1600, tokens = 5;
@@ -260,10 +328,10 @@ TEST_P(Matmul, ATokenDoesNotDependOnTheOthers) {
   const auto x = random_floats(most * cols, 6);
   for (const TensorType type :
        {TensorType::q4_0, TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::q8_0,
-        TensorType::q6_k, TensorType::f32}) {
+        TensorType::q6_k, TensorType::f32, TensorType::bf16}) {
     const Weights weights(type, rows, cols, 7);
     WeightMatrix w{weights.view, {}};
-    const Packed packed(weights.view);
+    const Packed packed(weights.view, PackedForm::bf16);
     if (type != TensorType::f32) w.packed = packed.matrix;
     const bool with_offset = type == TensorType::q6_k;
     std::vector<float> alone(most * rows);
@@ -327,16 +395,18 @@ TEST(MatmulIsas, AgreeWithEachOther) {
   ThreadPool pool(1);
   const std::size_t rows = 33, cols = 1024, tokens = 9;
   const auto x = random_floats(tokens * cols, 8);
-  for (const TensorType type : packed_types) {
+  std::vector<TensorType> types(std::begin(packed_types), std::end(packed_types));
+  types.push_back(TensorType::bf16);
+  for (const TensorType type : types) {
     const Weights weights(type, rows, cols, 9);
-    const Packed packed(weights.view);
+    const Packed packed(weights.view, PackedForm::bf16);
     std::vector<std::vector<float>> results;
     for (const Isa isa : supported_isas()) {
       force_isa(isa);
       const Quantized q(x.data(), cols, tokens, cols, pool, type == TensorType::q6_k);
       results.emplace_back(tokens * rows);
-      multiply({weights.view, packed.matrix}, nullptr, 0, q.a, tokens, results.back().data(), rows,
-               pool);
+      multiply({weights.view, packed.matrix}, x.data(), cols, q.a, tokens, results.back().data(),
+               rows, pool);
     }
     float largest = 0;
     for (const float v : results[0]) largest = std::max(largest, std::abs(v));
@@ -345,9 +415,7 @@ TEST(MatmulIsas, AgreeWithEachOther) {
         ASSERT_NEAR(results[isa][i], results[0][i], 1e-5 * largest);
       }
     }
-    if (results.size() == 3) {
-      EXPECT_EQ(results[1], results[2]);
-    }
+    for (std::size_t isa = 2; isa < results.size(); ++isa) EXPECT_EQ(results[isa], results[1]);
   }
 }
 

@@ -50,8 +50,8 @@ class PackedFileTest : public ::testing::Test {
     views_[2] = {"odd", TensorType::f32, {7}, 1, views_[1].data + b.view.bytes, 28};
   }
 
-  Result<PackedFile> open(const Progress& progress = {}) {
-    return PackedFile::open_or_make(model_, views_, cache_, progress);
+  Result<PackedFile> open(const Progress& progress = {}, PackedForm floats = PackedForm::u8) {
+    return PackedFile::open_or_make(model_, views_, floats, cache_, progress);
   }
   // Whether both matrices are there, with the right bytes.
   void expect_right(const Result<PackedFile>& file) {
@@ -91,6 +91,12 @@ class PackedFileTest : public ::testing::Test {
   MappedFile model_;
   std::vector<TensorView> views_;
 };
+
+TEST_F(PackedFileTest, EachFormOfFloatsHasAFileOfItsOwn) {
+  expect_right(open({}, PackedForm::u8));
+  expect_right(open({}, PackedForm::bf16));
+  EXPECT_EQ(files().size(), 2U);
+}
 
 TEST_F(PackedFileTest, IsMadeOnceAndThenOpened) {
   std::uint64_t calls = 0, last = 0, all = 0;
@@ -163,8 +169,8 @@ TEST_F(PackedFileTest, ManyMakersAgree) {
 
 TEST_F(PackedFileTest, AFolderThatCannotBeMadeIsAnError) {
   std::ofstream(folder_ / "file") << "x";
-  const auto below_a_file =
-      PackedFile::open_or_make(model_, views_, folder_ / "file" / "cache", Progress());
+  const auto below_a_file = PackedFile::open_or_make(model_, views_, PackedForm::u8,
+                                                     folder_ / "file" / "cache", Progress());
   ASSERT_FALSE(below_a_file);
   EXPECT_NE(below_a_file.error().message.find("cache"), std::string::npos);
 

@@ -67,6 +67,32 @@ TEST(Packed, HoldsTheWeights) {
   }
 }
 
+TEST(Packed, FloatsAreRoundedToTheNearestBfloat16) {
+  Weights weights(TensorType::f32, 3, 64, 1);
+  const float at[] = {1.0F, 1.00390625F, 1.01171875F, -1.0038F, 3.3e38F, NAN, -0.0F, 1e-40F};
+  const float to[] = {1.0F, 1.0F, 1.015625F, -1.0F, 3.296485e38F, NAN, -0.0F, 9.18355e-41F};
+  std::memcpy(&weights.storage[64 * 4], at, sizeof(at));  // of the second row
+  const Packed packed(weights.view, PackedForm::bf16);
+  for (std::size_t c = 0; c < std::size(at); ++c) {
+    const double got = packed_value(packed.matrix, 1, c);
+    if (std::isnan(to[c])) {
+      EXPECT_TRUE(std::isnan(got));
+    } else {
+      EXPECT_NEAR(got, to[c], std::abs(to[c]) * 1e-5) << at[c];
+    }
+  }
+  const auto w = weights.values();
+  for (std::size_t i = 128; i < 192; ++i) {
+    EXPECT_NEAR(packed_value(packed.matrix, 2, i - 128), w[i], std::abs(w[i]) / 256);
+  }
+  EXPECT_EQ(packed_value(packed.matrix, 3, 5), 0.0) << "beyond the last row";
+  // Whatever the file quantized stays that.
+  EXPECT_EQ(packed_form(Weights(TensorType::q4_1, 2, 64, 1).view, PackedForm::bf16),
+            PackedForm::u4);
+  EXPECT_EQ(packed_form(Weights(TensorType::q6_k, 2, 256, 1).view, PackedForm::bf16),
+            PackedForm::u8);
+}
+
 TEST(Packed, FilesWithHalfScalesAreHeldExactly) {
   for (const TensorType type :
        {TensorType::q4_0, TensorType::q4_1, TensorType::q5_0, TensorType::q5_1, TensorType::q8_0}) {

@@ -64,8 +64,8 @@ struct Packed {
   std::vector<std::byte> storage;
   PackedMatrix matrix;
 
-  explicit Packed(const TensorView& view) {
-    matrix.form = packed_form(view);
+  explicit Packed(const TensorView& view, PackedForm floats = PackedForm::u8) {
+    matrix.form = packed_form(view, floats);
     matrix.rows = static_cast<std::uint32_t>(view.rows());
     matrix.cols = static_cast<std::uint32_t>(view.cols());
     storage.resize(matrix.bytes());
@@ -78,6 +78,11 @@ struct Packed {
 inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t col) {
   const std::byte* const panel = m.data + row / 16 * m.panel_bytes();
   const std::size_t r = row % 16, c = col % 32;
+  if (m.form == PackedForm::bf16) {
+    float value;
+    dequantize(TensorType::bf16, panel + ((col / 2 * 16 + r) * 2 + col % 2) * 2, &value, 1);
+    return value;
+  }
   float factor;
   std::memcpy(&factor, panel + r * 4, 4);
   const std::size_t bits = static_cast<std::size_t>(m.form) & 15;
