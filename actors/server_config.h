@@ -54,7 +54,7 @@ struct EngineSettings {
   int threads = 0;  // 0: one for each core
   std::uint32_t context_tokens = 8192;
   std::uint32_t max_batch = 64;
-  std::uint32_t step_tokens = 512;
+  std::uint32_t step_tokens = 256;
   std::uint32_t chunk_tokens = 256;
   std::uint32_t queue_length = 256;
   std::uint32_t tenant_sequences = 128;  // waiting and running of one tenant, from all routers
