@@ -41,6 +41,7 @@ struct Options {
   double seconds = 1;
   ComputeMode compute = ComputeMode::automatic;
   std::vector<KvType> kv_types = {KvType::f16};
+  std::uint32_t step = 256;            // tokens of a prompt that are computed together
   std::uint32_t before_prefill = 0;  // tokens of context
   std::uint32_t before_decode = 128;
 };
@@ -137,11 +138,16 @@ class Subject {
   double prefill_seconds(double seconds) {
     const auto blocks = take_blocks(options_.before_prefill + prompt_tokens);
     fill(blocks, options_.before_prefill);
-    const SequenceChunk chunk{.tokens = ids_,
-                              .start_position = options_.before_prefill,
-                              .blocks = blocks,
-                              .logit_rows = 1};
-    return median_seconds(seconds, [&] { model_->forward({&chunk, 1}, *kv_, logits_.data()); });
+    return median_seconds(seconds, [&] {
+      for (std::uint32_t done = 0; done < prompt_tokens; done += options_.step) {
+        const std::uint32_t tokens = std::min(options_.step, prompt_tokens - done);
+        const SequenceChunk chunk{.tokens = std::span(ids_).subspan(done, tokens),
+                                  .start_position = options_.before_prefill + done,
+                                  .blocks = blocks,
+                                  .logit_rows = done + tokens == prompt_tokens ? 1U : 0U};
+        model_->forward({&chunk, 1}, *kv_, logits_.data());
+      }
+    });
   }
 
   double decode_seconds(double seconds, std::size_t streams) {
@@ -250,6 +256,11 @@ Options parse(int argc, char** argv) {
       }
     } else if (argument.starts_with("--seconds=")) {
       options.seconds = std::atof(value.c_str());
+    } else if (argument.starts_with("--step=")) {
+      options.step = static_cast<std::uint32_t>(std::strtoul(value.c_str(), nullptr, 10));
+      if (options.step == 0 || options.step > prompt_tokens) {
+        throw std::runtime_error(argument + ": 1 to " + std::to_string(prompt_tokens));
+      }
     } else if (argument == "--float32") {
       options.compute = ComputeMode::float32;
     } else if (argument == "--int8") {
