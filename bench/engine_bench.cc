@@ -41,7 +41,7 @@ struct Options {
   double seconds = 1;
   ComputeMode compute = ComputeMode::automatic;
   std::vector<KvType> kv_types = {KvType::f16};
-  std::uint32_t step = 256;            // tokens of a prompt that are computed together
+  std::uint32_t step = 256;          // tokens of a prompt that are computed together
   std::uint32_t before_prefill = 0;  // tokens of context
   std::uint32_t before_decode = 128;
 };
