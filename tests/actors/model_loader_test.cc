@@ -17,6 +17,7 @@ struct LoadingNode {
     make_tiny_model("llama", {}, TensorType::q8_0).write(file);
     config.engine.threads = 1;
     config.engine.context_tokens = 64;
+    config.engine.step_tokens = 512;
     config.engine.kv_bytes = 3_MiB;
     config.engine.packed_directory = folder.path();
     NodeConfig node_config;

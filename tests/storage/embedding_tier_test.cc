@@ -41,9 +41,9 @@ class DiskEmbeddingTierTest : public DiskCacheTest {
     config.model_version = model;
     config.limits = {.tokens = 64, .sequences = 8, .logit_rows = 1, .context_tokens = 40};
     config.tier = make_embedding_tier(shared_, {model, variant, hidden}, budget_, ledger_);
-    // So that reading is worth it.
+    // So that reading is worth it, on a busy machine too.
     auto fake = std::make_unique<FakeEmbeddingModel>(
-        config.limits, hidden, [](auto) { std::this_thread::sleep_for(5ms); });
+        config.limits, hidden, [](auto) { std::this_thread::sleep_for(20ms); });
     engine_ = std::move(EmbeddingEngine::start(std::move(fake), config, ledger_).value());
   }
   // How many of the inputs were not computed.

@@ -94,8 +94,8 @@ void Multiply(const Tile& tile) {
   const auto row = [](std::size_t v) { return v / of_panel * panel_rows + v % of_panel * lanes; };
   V sum[Tokens][vectors];
   for (std::size_t t = 0; t < Tokens; ++t) {
-    for (std::size_t v = 0; v < vectors; ++v)
-      sum[t][v] = hn::LoadU(d, tile.y + t * tile.ldy + row(v));
+    float* const y = tile.y + t * tile.ldy;
+    for (std::size_t v = 0; v < vectors; ++v) sum[t][v] = hn::LoadU(d, y + row(v));
   }
   for (std::size_t i = 0; i < tile.pairs; ++i) {
     V even[vectors], odd[vectors];
@@ -114,8 +114,8 @@ void Multiply(const Tile& tile) {
     }
   }
   for (std::size_t t = 0; t < Tokens; ++t) {
-    for (std::size_t v = 0; v < vectors; ++v)
-      hn::StoreU(sum[t][v], d, tile.y + t * tile.ldy + row(v));
+    float* const y = tile.y + t * tile.ldy;
+    for (std::size_t v = 0; v < vectors; ++v) hn::StoreU(sum[t][v], d, y + row(v));
   }
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -112,10 +113,10 @@ TEST_P(GoldenTest, LongRunsTakeNoQuadraticTime) {
   for (const char* unit : {"a", " ", "\n", "ab", "é", "1", "🙂", "x ", "\xCC\x96\xCC\x81"}) {
     std::string text;
     while (text.size() < 1 << 20) text += unit;
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // the processor's time: others use it, too
     ASSERT_TRUE(tokenizer_->encode(text, {false, false}));
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    EXPECT_LT(took.count(), 5.0) << "1 MiB of '" << unit << "'";
+    const double took = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    EXPECT_LT(took, 5.0) << "1 MiB of '" << unit << "'";
   }
 }
 
