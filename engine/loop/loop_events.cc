@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "engine/loop/loop_engine.h"
 
@@ -16,7 +17,7 @@ void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
       sequence.scores.push_back(
           sampler_.score(numbers, sequence.tokens[next], sampling.top_logprobs));
       ++sequence.scored;
-      if (!sequence.scores_prompt()) event(sequence).prompt = std::move(sequence.scores);
+      if (!sequence.scores_prompt()) event(sequence).prompt = std::exchange(sequence.scores, {});
     }
     if (next != sequence.tokens.size() || !sequence.samples()) continue;
     if (sequence.generated().empty()) keep_prefix(sequence);  // others may wait for this prompt
