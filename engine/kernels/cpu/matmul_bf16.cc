@@ -194,23 +194,25 @@ constexpr std::array<Kernel, max_tokens> Native(std::index_sequence<T...>) {
 }
 #endif
 
-Kernels KernelsOf(Isa isa) {
-  constexpr auto all = std::make_index_sequence<max_tokens>();
+constexpr auto all_tokens = std::make_index_sequence<max_tokens>();
 #if HWY_TARGET == HWY_AVX3
-  if (isa == Isa::avx512bf16) return {&RoundToBf16, 4, {Native<1>(all), Native<2>(all)}};
-  return {&RoundToFloats, 8, {Generic<1>(all), Generic<2>(all)}};
-#else
-  static_cast<void>(isa);
-  return {&RoundToFloats, 8, {Generic<1>(all)}};
-#endif
+constexpr Kernels native_kernels{&RoundToBf16, 4, {Native<1>(all_tokens), Native<2>(all_tokens)}};
+constexpr Kernels generic_kernels{
+    &RoundToFloats, 8, {Generic<1>(all_tokens), Generic<2>(all_tokens)}};
+const Kernels& KernelsFor(Isa isa) {
+  return isa == Isa::avx512bf16 ? native_kernels : generic_kernels;
 }
+#else
+constexpr Kernels generic_kernels{&RoundToFloats, 8, {Generic<1>(all_tokens)}};
+const Kernels& KernelsFor(Isa /*isa*/) { return generic_kernels; }
+#endif
 
 // Panels [begin, end) of the product.
 void MultiplyBf16(const Product& product, const float* x, std::size_t ldx, std::size_t tokens,
                   std::size_t begin, std::size_t end) {
   HWY_ALIGN std::byte rounded[group_numbers * sizeof(float)];
   const PackedMatrix& w = product.w->packed;
-  const Kernels kernels = KernelsOf(active_isa());
+  const Kernels& kernels = KernelsFor(active_isa());
   const auto multiply = [&](std::size_t panel, std::size_t panels, std::size_t first,
                             std::size_t count, std::size_t col, Tile tile) {
     const std::size_t row = panel * panel_rows;

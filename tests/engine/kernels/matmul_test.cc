@@ -148,14 +148,9 @@ TEST_P(Matmul, Float32MatchesDouble) {
 
 // As dequantize() expands it, and rounded as packed_test says.
 float nearest_bf16(float value) {
-  TensorView view;
-  view.type = TensorType::f32;
-  view.shape = {1, 32};
-  view.rank = 2;
-  const std::vector<float> row(32, value);
-  view.bytes = row.size() * sizeof(float);
-  view.data = reinterpret_cast<const std::byte*>(row.data());
-  return static_cast<float>(packed_value(Packed(view, PackedForm::bf16).matrix, 0, 0));
+  static Weights weights(TensorType::f32, 1, 32, 1);
+  std::memcpy(weights.storage.data(), &value, sizeof(value));
+  return static_cast<float>(packed_value(Packed(weights.view, PackedForm::bf16).matrix, 0, 0));
 }
 
 // The bfloat16 path against its definition: both factors rounded, sums that are not.
@@ -194,21 +189,15 @@ TEST_P(Matmul, Bf16MatchesDouble) {
 
 TEST_P(Matmul, Bf16HidesNeitherNanNorInfinity) {
   ThreadPool pool(1);
-  const std::vector<float> ones(32, 1.0F);
-  TensorView view;
-  view.type = TensorType::f32;
-  view.shape = {1, 32};
-  view.rank = 2;
-  view.bytes = 128;
-  view.data = reinterpret_cast<const std::byte*>(ones.data());
-  const Packed packed(view, PackedForm::bf16);
+  const Weights weights(TensorType::f32, 1, 32, 1);
+  const Packed packed(weights.view, PackedForm::bf16);
   // The greatest bit pattern of a NaN would round to zero.
   for (const float bad :
        {std::bit_cast<float>(0x7FFFFFFF), std::numeric_limits<float>::infinity()}) {
     std::vector<float> x(32, 1.0F);
     x[5] = bad;
     float y = 0;
-    multiply({view, packed.matrix}, x.data(), 32, {}, 1, &y, 1, pool);
+    multiply({weights.view, packed.matrix}, x.data(), 32, {}, 1, &y, 1, pool);
     EXPECT_FALSE(std::isfinite(y));
   }
 }
