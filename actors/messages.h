@@ -61,7 +61,7 @@ struct SubmitStream {
   CapacityClass capacity_class = CapacityClass::low_latency;
   bool worst_case = false;             // to be reserved; the router's to set, as is the next
   std::uint64_t guaranteed_bytes = 0;  // of KV, of this model on one node
-  std::uint64_t kv_token_bytes = 0;    // that a token takes, for the tenant's quota
+  cluster::KvBytes kv;                 // for the tenant's quota
   bool no_store = false;               // what is computed for it goes to no cache on disk
   std::vector<SequenceSpec> sequences;
 };
@@ -349,12 +349,13 @@ PLIMSOLL_INSPECT(EngineStats, x.waiting, x.running, x.paused, x.kv_blocks_total,
                  x.preemptions_total, x.finished_total, x.refused_total, x.cancelled_total,
                  x.step_seconds_total, x.drafted_tokens_total, x.accepted_draft_tokens_total)
 PLIMSOLL_INSPECT(ModelInfo, x.kind, x.architecture, x.name, x.layers, x.hidden, x.heads, x.kv_heads,
-                 x.head_dim, x.vocab, x.context_tokens, x.parameters, x.file_bytes, x.quantization)
+                 x.head_dim, x.vocab, x.context_tokens, x.window, x.window_pattern, x.parameters,
+                 x.file_bytes, x.quantization)
 PLIMSOLL_INSPECT(SequenceSpec, x.id, x.seed, x.resumed, x.credit, x.prompt_logprobs)
 PLIMSOLL_INSPECT(SubmitStream, x.tenant, x.endpoint, x.model, x.prompt, x.sampling,
                  x.max_new_tokens, x.any_length, x.stop_tokens, x.deadline_ms, x.weight,
-                 x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes,
-                 x.kv_token_bytes, x.no_store, x.sequences)
+                 x.cache_bytes, x.capacity_class, x.worst_case, x.guaranteed_bytes, x.kv.token,
+                 x.kv.windowed, x.kv.window, x.no_store, x.sequences)
 PLIMSOLL_INSPECT(CancelSequences, x.ids)
 PLIMSOLL_INSPECT(AddCredit, x.id, x.tokens)
 PLIMSOLL_INSPECT(EngineEvents, x.events)

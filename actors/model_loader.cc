@@ -13,10 +13,11 @@
 namespace plimsoll {
 namespace {
 
-// Keys and values of one token in all layers, with their scales.
-std::uint64_t kv_token_bytes(const ModelInfo& info, const EngineSettings& engine) {
-  if (info.kind != ModelKind::causal) return 0;
-  return layout_of(engine, info).block_bytes() / engine.block_tokens;
+cluster::KvBytes kv_bytes_of(const ModelInfo& info, const EngineSettings& engine) {
+  if (info.kind != ModelKind::causal) return {};
+  const KvLayout layout = layout_of(engine, info);
+  return {layout.token_bytes(),
+          layout.token_bytes() * layout.windowed_groups / layout.layer_groups(), layout.window};
 }
 
 }  // namespace
@@ -49,9 +50,8 @@ ClusterFrontend::Served ModelLoader::serve_text(const ModelEntry& entry,
                                                 std::pair<ModelText, Charge> text) const {
   ClusterFrontend::Served served;
   served.memory = std::move(text.second);
-  served.text =
-      std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
-                                  kv_token_bytes(entry.info, config_.engine), entry.version);
+  served.text = std::make_shared<TextModel>(entry.name, std::move(text.first), entry.context_tokens,
+                                            kv_bytes_of(entry.info, config_.engine), entry.version);
   served.kind = entry.info.kind;
   served.version = entry.version;
   return served;
@@ -140,9 +140,9 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   if (!causal) return fail(std::move(causal.error()));
   const auto& settings = config_.engine;
   // No sequence may be longer than what the pool holds: it could never end.
-  const auto block_bytes =
-      (*causal)->kv_layout(settings.block_tokens, settings.kv_type).block_bytes();
-  const std::uint64_t pool_tokens = kv_bytes / block_bytes * settings.block_tokens;
+  const KvLayout layout = (*causal)->kv_layout(settings.block_tokens, settings.kv_type);
+  const std::uint64_t pool_tokens =
+      demand_of(settings, layout).tokens_within(kv_bytes / layout.block_bytes());
   if (pool_tokens > 0 && pool_tokens < entry.context_tokens) {
     spdlog::warn("event=context_capped model={} context_tokens={} kv_memory_holds={}", model.name,
                  entry.context_tokens, pool_tokens);
@@ -170,7 +170,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
     // What is computed otherwise has other bits.
     tier.variant = fmt::format("{}/{}", to_string(model.compute), to_string(settings.kv_type));
     tier.block_tokens = settings.block_tokens;
-    tier.block_bytes = block_bytes;
+    tier.block_bytes = layout.layer_groups() * layout.block_bytes();
     config.tier = storage::make_prefix_tier(cache_, std::move(tier), tier_budget_, ledger_);
   }
   if (on_shed_) {

@@ -304,9 +304,9 @@ struct NodeState {
   // What is to be freed is shared out by what each engine's pool holds.
   void relieve() {
     const auto held_bytes = [](const Engine& engine) {
-      const auto& info = engine.model();
-      return static_cast<double>(engine.stats().kv_blocks_used) * info.layers * info.kv_heads *
-             info.head_dim;
+      const KvLayout layout = kv_layout(engine.model(), 16, KvType::f16);  // all have one type
+      return static_cast<double>(engine.stats().kv_blocks_used) *
+             static_cast<double>(layout.block_bytes());
     };
     double all = 0;
     for (const auto& served : config.engines) {

@@ -191,7 +191,7 @@ struct RouterState {
     }
     stream.generated_tokens = request.max_new_tokens;
     stream.repeats = cluster::repeats_endlessly(request.prompt);
-    stream.kv_token_bytes = request.kv_token_bytes;
+    stream.kv = request.kv;
     for (auto& spec : request.sequences) {
       stream.sequences.push_back({spec.id.get(), spec.credit, std::move(spec.resumed)});
       spec.resumed.clear();

@@ -80,13 +80,13 @@ void add_model(const PlannedModel& model, const EngineSettings& engine,
                                     limits.tokens, limits.sequences, limits.context_tokens)});
   if (!causal) return;
   const auto layout = layout_of(engine, model.info);
-  const std::uint64_t block = layout.block_bytes();
-  const auto tokens = std::min(limits.context_tokens, least_pool_tokens);
-  needs.kv.push_back(
-      {model.name, std::max<std::uint64_t>(1, block / engine.block_tokens),
-       layout.blocks_for(tokens) * block,
-       std::uint64_t{layout.blocks_for(limits.context_tokens)} * block * limits.sequences,
-       engine.kv_bytes});
+  const KvDemand demand = demand_of(engine, layout);
+  const auto bytes_of = [&](std::uint32_t sequence_tokens) {
+    return std::uint64_t{demand.blocks(demand.rows(sequence_tokens))} * layout.block_bytes();
+  };
+  needs.kv.push_back({model.name, std::max<std::uint64_t>(1, layout.token_bytes()),
+                      bytes_of(std::min(limits.context_tokens, least_pool_tokens)),
+                      bytes_of(limits.context_tokens) * limits.sequences, engine.kv_bytes});
 }
 
 // A sequence that waits is in its engine too, with its tokens and room for those to come, of which
@@ -117,7 +117,11 @@ void add_queues(const Caps& caps, std::uint64_t limit_bytes,
 }  // namespace
 
 KvLayout layout_of(const EngineSettings& engine, const ModelInfo& info) {
-  return {info.layers, info.kv_heads, info.head_dim, engine.block_tokens, engine.kv_type};
+  return kv_layout(info, engine.block_tokens, engine.kv_type);
+}
+
+KvDemand demand_of(const EngineSettings& engine, const KvLayout& layout) {
+  return KvDemand::of(layout, std::min(engine.chunk_tokens, engine.step_tokens));
 }
 
 int thread_count(const EngineSettings& settings) {

@@ -33,8 +33,9 @@ struct PlannedModel {
   ModelMemory memory;
 };
 
-// Of a causal model's keys and values.
+// Of a causal model's keys and values; and what a sequence takes.
 KvLayout layout_of(const EngineSettings& engine, const ModelInfo& info);
+KvDemand demand_of(const EngineSettings& engine, const KvLayout& layout);
 
 // Not thread-safe.
 class MemoryPlanner {

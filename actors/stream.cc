@@ -111,7 +111,7 @@ struct StreamState {
     submit.sampling = request().sampling;
     submit.max_new_tokens = *cap;
     submit.any_length = !request().max_tokens;
-    submit.kv_token_bytes = model.kv_token_bytes();
+    submit.kv = model.kv_bytes();
     submit.no_store = request().no_store;
     if (!request().ignore_eos) submit.stop_tokens = model.end_tokens();
     auto deadline = open->services->deadline;

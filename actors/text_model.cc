@@ -44,12 +44,12 @@ const char* input_param(const GenerateRequest& request) {
 }  // namespace
 
 TextModel::TextModel(std::string name, ModelText text, std::uint32_t context_tokens,
-                     std::uint64_t kv_token_bytes, std::string version)
+                     cluster::KvBytes kv_bytes, std::string version)
     : name_(std::move(name)),
       version_(std::move(version)),
       tokenizer_(std::move(text.tokenizer)),
       context_tokens_(context_tokens),
-      kv_token_bytes_(kv_token_bytes) {
+      kv_bytes_(kv_bytes) {
   if (text.chat_template.empty()) {
     chat_problem_ = "it has no chat template";
   } else if (auto parsed = ChatTemplate::parse(text.chat_template)) {

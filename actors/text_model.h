@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "actors/frontend.h"
+#include "cluster/kv_bytes.h"
 #include "engine/base/result.h"
 #include "engine/chat/chat_template.h"
 #include "engine/models/model.h"
@@ -32,13 +33,13 @@ class TextModel {
   // `context_tokens` is what is served. Errors: those of the chat template; a template that this
   // build does not handle leaves a model without chat, and `chat_problem()` says why.
   TextModel(std::string name, ModelText text, std::uint32_t context_tokens,
-            std::uint64_t kv_token_bytes = 0, std::string version = {});
+            cluster::KvBytes kv_bytes = {}, std::string version = {});
 
   const std::string& name() const { return name_; }
   const std::string& version() const { return version_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   std::uint32_t context_tokens() const { return context_tokens_; }
-  std::uint64_t kv_token_bytes() const { return kv_token_bytes_; }        // 0: not known
+  const cluster::KvBytes& kv_bytes() const { return kv_bytes_; }
   const std::vector<TokenId>& end_tokens() const { return end_tokens_; }  // of generation
   const std::string& chat_problem() const { return chat_problem_; }
 
@@ -84,7 +85,7 @@ class TextModel {
   std::optional<ChatTemplate> template_;
   std::string chat_problem_;
   std::uint32_t context_tokens_;
-  std::uint64_t kv_token_bytes_;
+  cluster::KvBytes kv_bytes_;
   std::size_t longest_token_bytes_ = 1;
   std::vector<TokenId> end_tokens_;
 };

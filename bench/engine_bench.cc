@@ -126,7 +126,8 @@ class Subject {
     model_ = std::move(*loaded);
     const KvLayout layout = model_->kv_layout(16, kv_type);
     const auto limits = load_options(options, ledger_, pool_).limits;
-    const std::uint64_t blocks = (most_streams + 2) * layout.blocks_for(limits.context_tokens);
+    const std::uint64_t blocks =
+        (most_streams + 2) * layout.blocks_for(limits.context_tokens) * layout.layer_groups();
     auto made = BlockPool::make(layout, blocks * layout.block_bytes(),
                                 ledger_.account(Component::kv, "bench", shared_tenant));
     if (!made) throw std::runtime_error(to_string(made.error()));
@@ -189,9 +190,9 @@ class Subject {
   }
   std::vector<BlockId> take_blocks(std::uint32_t tokens) {
     std::vector<BlockId> blocks;
-    for (std::uint32_t i = 0; i < kv_->layout().blocks_for(tokens); ++i) {
-      blocks.push_back(kv_->allocate().value());
-    }
+    const KvLayout& layout = kv_->layout();
+    blocks.resize(std::size_t{layout.blocks_for(tokens)} * layout.layer_groups());
+    for (BlockId& block : blocks) block = kv_->allocate().value();
     return blocks;
   }
 

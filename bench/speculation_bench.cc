@@ -104,8 +104,9 @@ class Subject {
                                           .pool = &pool_,
                                           .progress = {}});
     if (!model) throw std::runtime_error(to_string(model.error()));
-    config.kv_budget_bytes = std::uint64_t{64} * streams *
-                             (*model)->kv_layout(config.block_tokens, config.kv_type).block_bytes();
+    const KvLayout layout = (*model)->kv_layout(config.block_tokens, config.kv_type);
+    config.kv_budget_bytes =
+        std::uint64_t{64} * streams * layout.layer_groups() * layout.block_bytes();
     auto engine = Engine::start(std::move(*model), config, ledger_,
                                 [this](std::vector<SequenceEvent>&& events) { take(events); });
     if (!engine) throw std::runtime_error(to_string(engine.error()));

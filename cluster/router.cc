@@ -188,9 +188,9 @@ std::map<std::string, double> Router::kv_bytes() const {
   std::map<std::string, double> out;
   for (const auto& [id, sequence] : sequences_) {
     const NewStream& request = sequence.stream->request;
-    if (request.kv_token_bytes == 0 || sequence.node == nullptr) continue;
+    if (request.kv.token == 0 || sequence.node == nullptr) continue;
     const auto tokens = request.prompt_tokens + sequence.emitted.size();
-    out[request.tenant] += static_cast<double>(tokens * request.kv_token_bytes);
+    out[request.tenant] += request.kv.of(static_cast<double>(tokens));
   }
   return out;
 }
@@ -235,8 +235,8 @@ Router::Submitted Router::submit(NewStream&& request, Time now, Actions& actions
     out.full = true;
     return out;
   }
-  const std::uint64_t kv_bytes =
-      request.kv_token_bytes * (request.prompt_tokens + request.generated_tokens);
+  const auto kv_bytes =
+      static_cast<std::uint64_t>(request.kv.of(request.prompt_tokens + request.generated_tokens));
   const bool may_burst = std::ranges::all_of(
       nodes_, [](const auto& entry) { return entry.second.pressure == Level::green; });
   out.decision =
@@ -455,8 +455,7 @@ std::shared_ptr<StreamData> Router::close(Sequence& sequence, Time now) {
   quotas_.release(request.tenant, 1, stream.kv_bytes);
   // Tokens come about evenly, so half of them are there on average.
   const double tokens = request.prompt_tokens + 0.5 * static_cast<double>(sequence.emitted.size());
-  stream.kv_byte_seconds +=
-      tokens * static_cast<double>(request.kv_token_bytes) * (now - stream.started).count();
+  stream.kv_byte_seconds += request.kv.of(tokens) * (now - stream.started).count();
   auto data = request.data;
   sequences_.erase(sequence.id);
   if (--stream.open == 0) {

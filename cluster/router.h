@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "cluster/health.h"
+#include "cluster/kv_bytes.h"
 #include "cluster/membership.h"
 #include "cluster/placement.h"
 #include "cluster/prefix_map.h"
@@ -48,7 +49,7 @@ struct NewStream {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t generated_tokens = 0;  // at most, of each sequence
   bool repeats = false;                // its prompt, endlessly
-  std::uint64_t kv_token_bytes = 0;
+  KvBytes kv;
   Time deadline{0};
   std::vector<NewSequence> sequences;
   std::shared_ptr<StreamData> data;

@@ -187,7 +187,11 @@ CachePut DiskCacheImpl::put(const CacheOwner& owner, CacheKind kind, std::string
   const auto now = now_ms();
   if (buffered_.contains(hash)) return CachePut::known;
   const auto known = find(hash, now);
-  if (known && known->entry.created_ms + known->entry.ttl_ms / 2 > now) return CachePut::known;
+  // What is longer was stored in part.
+  if (known && known->entry.created_ms + known->entry.ttl_ms / 2 > now &&
+      known->entry.bytes >= value.size()) {
+    return CachePut::known;
+  }
 
   // A tenant may have twice of what it leaves free: two thirds alone, and never so much that
   // another finds no room.

@@ -74,7 +74,7 @@ struct CacheOwner {
 
 enum class CachePut : std::uint8_t {
   accepted,  // buffered; readable at once
-  known,     // there already
+  known,     // there already, as long as this or longer
   refused,   // larger than a cap, or nothing of this kind or tenant is stored
   dropped,   // the buffer is full, or the disk takes nothing at present
 };

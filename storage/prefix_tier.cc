@@ -48,7 +48,7 @@ class PrefixTier final : public KvTier {
         root_(digest_of(options_.model + "/" + options_.variant + "/" +
                         std::to_string(options_.block_tokens) + "/" +
                         std::to_string(options_.block_bytes))),
-        reader_(cache_, {CacheKind::prefix, options_.block_bytes, true, "prefix reader"}, budget_),
+        reader_(cache_, {CacheKind::prefix, 0, true, "prefix reader"}, budget_),
         chain_charge_(account(shared_tenant), 0) {
     thread_ = std::thread([this] { run(); });
     pthread_setname_np(thread_.native_handle(), "prefix tier");
@@ -63,12 +63,16 @@ class PrefixTier final : public KvTier {
     for (const auto& offer : offers_) budget_->offered -= offer.charge.bytes();
   }
 
-  bool offer(const KvPrefix& prefix, std::span<const std::byte> block) override {
+  bool offer(const KvPrefix& prefix, Parts block) override {
+    std::size_t block_bytes = 0;
+    for (const auto& part : block) block_bytes += part.size();
     const std::uint64_t bytes =
-        block.size() + prefix.tokens.size_bytes() + prefix.salt.size() + offer_overhead_bytes;
+        block_bytes + prefix.tokens.size_bytes() + prefix.salt.size() + offer_overhead_bytes;
     if (!TierBudget::take(budget_->offered, budget_->offer_bytes, bytes)) return false;
-    auto value = cache_->buffer(block.size());
-    value.assign(reinterpret_cast<const char*>(block.data()), block.size());
+    auto value = cache_->buffer(block_bytes);
+    for (const auto& part : block) {
+      value.append(reinterpret_cast<const char*>(part.data()), part.size());
+    }
     Offer offer{{prefix.tenant, std::string(prefix.salt)},
                 {prefix.tokens.begin(), prefix.tokens.end()},
                 std::move(value),
@@ -100,7 +104,8 @@ class PrefixTier final : public KvTier {
     keys.erase(keys.begin(), keys.begin() + first);
     CacheOwner owner{prefix.tenant, std::string(prefix.salt)};
     keys.resize(cache_->chain_length(owner, CacheKind::prefix, keys));
-    auto blocks = reader_.fetch(std::move(owner), std::move(keys), account(prefix.tenant));
+    auto blocks = reader_.fetch(std::move(owner), std::move(keys), account(prefix.tenant),
+                                options_.block_bytes);
     return blocks == nullptr ? nullptr : std::make_unique<Fetch>(std::move(blocks));
   }
 

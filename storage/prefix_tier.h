@@ -20,7 +20,7 @@ struct PrefixTierOptions {
   std::string model;    // its version
   std::string variant;  // whatever else the bits of a block hang on: how it computes, of what type
   std::uint32_t block_tokens = 16;
-  std::uint64_t block_bytes = 0;
+  std::uint64_t block_bytes = 0;  // with all its parts
 };
 
 // Buffers are charged to prefix_cache, by tenant. The ledger outlives the tier. Its destruction

@@ -17,8 +17,8 @@ std::string_view to_string(CapacityClass of) {
   return names[static_cast<int>(of)];
 }
 
-Planner::Planner(const PlannerLimits& limits, std::uint32_t block_tokens)
-    : limits_(limits), block_tokens_(block_tokens) {}
+Planner::Planner(const PlannerLimits& limits, const KvDemand& demand)
+    : limits_(limits), demand_(demand) {}
 
 void Planner::activate(std::uint32_t tenant, double weight, std::uint32_t guaranteed) {
   assert(weight > 0);
@@ -148,7 +148,7 @@ void Planner::read() {
     assert(tenant.active && sequence.computed < sequence.target);
     if (tenant.next == 0) weights_ += tenant.weight;
     tenant.next = 1;  // seen
-    const std::uint32_t end = std::max(sequence.target, sequence.reserve * block_tokens_);
+    const std::uint32_t end = std::max(sequence.target, sequence.reserve * demand_.block_tokens);
     const std::uint32_t generates = end - sequence.target + (sequence.samples ? 1 : 0);
     tenant.wanted += cost_.added(sequence.computed, end - sequence.computed, generates);
     tenant.blocks += sequence.blocks;
@@ -323,11 +323,9 @@ void Planner::plan_prefills(bool greedy) {
       shut = !admit(index) || shut;
       continue;
     }
-    const std::int64_t room =
-        (sequence.blocks + std::max<std::int64_t>(available_, 0)) * block_tokens_ -
-        sequence.computed;
-    const auto tokens = std::min<std::int64_t>(
-        {room, std::int64_t{tokens_left_}, std::int64_t{limits_.chunk_tokens}});
+    const auto tokens =
+        std::min<std::int64_t>({room(sequence, available_), std::int64_t{tokens_left_},
+                                std::int64_t{limits_.chunk_tokens}});
     PlannedChunk chunk = fit(sequence, affordable(sequence, tokens), rows_left_);
     if (chunk.tokens == 0 || chunks_left_ == 0) continue;
     chunk.sequence = index;
@@ -338,7 +336,7 @@ void Planner::plan_prefills(bool greedy) {
 // Makes room for a waiting sequence and gives it its first chunk, or changes nothing.
 bool Planner::admit(std::uint32_t index) {
   const PlannerSequence& sequence = sequences_[index];
-  const std::uint32_t blocks = blocks_for(sequence.target);
+  const std::uint32_t blocks = demand_.blocks(demand_.rows(sequence.target));
   const std::size_t before = plan_.preempted.size();
   PlannedChunk chunk;
   if (make_room(index, needed(sequence)) && chunks_left_ > 0 &&
@@ -369,9 +367,10 @@ bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
   const bool blocks_are_due = within_share(tenant, 0.0 + tenant.blocks + blocks, capacity_);
   while (true) {
     const bool place = places_ < places_cap_;
-    // Each running sequence may grow by a block before this one is preempted again for it. What is
+    // Each running sequence may grow by a row before this one is preempted again for it. What is
     // more than the whole pool can start when the pool is empty.
-    const std::int64_t wanted = std::int64_t{blocks} + places_ + kept_for_others(sequences_[index]);
+    const std::int64_t wanted = std::int64_t{blocks} + places_ * demand_.layer_groups() +
+                                kept_for_others(sequences_[index]);
     const bool room = spare_blocks() >= std::min<std::int64_t>(wanted, capacity_);
     if (place && room) return true;
     std::uint32_t taken = room ? nobody : find_victim(Victims::paused, nobody);
@@ -410,7 +409,8 @@ void Planner::plan_oldest() {
   }
   const PlannerSequence& sequence = sequences_[index];
   const bool waiting = sequence.state == State::waiting;
-  const std::int64_t needed = waiting ? blocks_for(sequence.target) : growth(index, 1);
+  const std::int64_t needed =
+      waiting ? demand_.blocks(demand_.rows(sequence.target)) : growth(index, 1);
   if (waiting && !limits_.admits && needed > available_) return;  // until there is memory again
   while (available_ < needed) {
     std::uint32_t taken = find_victim(Victims::paused, nobody);
@@ -418,9 +418,8 @@ void Planner::plan_oldest() {
     if (taken == nobody) break;
     preempt(taken);
   }
-  const std::int64_t blocks = std::max(available_, needed);
   const auto tokens =
-      std::min<std::int64_t>({(sequence.blocks + blocks) * block_tokens_ - sequence.computed,
+      std::min<std::int64_t>({room(sequence, std::max(available_, needed)),
                               std::int64_t{limits_.chunk_tokens}, std::int64_t{limits_.tokens}});
   PlannedChunk chunk = fit(sequence, static_cast<std::uint32_t>(tokens), limits_.logit_rows);
   chunk.sequence = index;
@@ -465,7 +464,7 @@ void Planner::plan_drafts() {
   }
 }
 
-// Takes the block for one more, if it needs one: only what the sequence is expected to take anyway,
+// Takes the row for one more, if it needs one: only what the sequence is expected to take anyway,
 // and what is not wanted before that.
 bool Planner::room_for_draft(const PlannedChunk& chunk) {
   Fate& fate = fates_[chunk.sequence];
@@ -473,7 +472,9 @@ bool Planner::room_for_draft(const PlannedChunk& chunk) {
   const std::uint32_t tokens = chunk.tokens + chunk.drafts + 1;
   const std::uint32_t blocks = growth(chunk.sequence, tokens);
   if (blocks <= fate.granted) return true;
-  if (blocks_for(sequence.computed + tokens) > needed(sequence) || available_ <= places_) {
+  const std::uint32_t rows = demand_.rows(sequence.computed + tokens);
+  if (demand_.blocks(rows) > needed(sequence) ||
+      available_ <= std::int64_t{places_} * demand_.layer_groups()) {
     return false;
   }
   available_ -= blocks - fate.granted;
@@ -598,8 +599,8 @@ void Planner::undo_preempt(std::uint32_t index) {
 
 std::uint32_t Planner::growth(std::uint32_t index, std::uint32_t tokens) const {
   const PlannerSequence& sequence = sequences_[index];
-  const std::uint32_t blocks = blocks_for(sequence.computed + tokens);
-  return blocks > sequence.blocks ? blocks - sequence.blocks : 0;
+  const std::uint32_t rows = demand_.rows(sequence.computed + tokens);
+  return rows > sequence.rows ? (rows - sequence.rows) * demand_.layer_groups() : 0;
 }
 
 // What a sequence that runs is expected to take still.

@@ -39,6 +39,7 @@
 
 #include "engine/batching/capacity_class.h"
 #include "engine/batching/step_cost.h"
+#include "engine/kv/kv_layout.h"
 
 namespace plimsoll {
 
@@ -77,7 +78,8 @@ struct PlannerSequence {
   // are.
   std::uint32_t drafts = 0;
   double draft_chance = 0;
-  std::uint32_t reserve = 0;   // blocks that it is expected to hold at its end
+  std::uint32_t reserve = 0;   // rows that its block table is expected to have at its end
+  std::uint32_t rows = 0;      // that it has
   std::uint32_t blocks = 0;    // held
   std::uint32_t freeable = 0;  // of them, those that preempting it would make available
 };
@@ -96,7 +98,7 @@ struct StepPlan {
 
 class Planner {
  public:
-  Planner(const PlannerLimits& limits, std::uint32_t block_tokens);
+  Planner(const PlannerLimits& limits, const KvDemand& demand);
 
   void set_limits(const PlannerLimits& limits) { limits_ = limits; }
   const PlannerLimits& limits() const { return limits_; }
@@ -225,7 +227,7 @@ class Planner {
   bool make_room(std::uint32_t index, std::uint32_t blocks);
   std::uint32_t kept_for_others(const PlannerSequence& sequence) const;
   std::uint32_t needed(const PlannerSequence& sequence) const {  // blocks, at its end
-    return std::max(sequence.reserve, blocks_for(sequence.target));
+    return demand_.blocks(std::max(sequence.reserve, demand_.rows(sequence.target)));
   }
   std::uint32_t& class_of(const PlannerSequence& sequence) {
     return class_blocks_[static_cast<std::size_t>(sequence.capacity_class)];
@@ -245,8 +247,11 @@ class Planner {
   void preempt(std::uint32_t index);
   void undo_preempt(std::uint32_t index);
 
-  std::uint32_t blocks_for(std::uint32_t tokens) const {
-    return (tokens + block_tokens_ - 1) / block_tokens_;
+  // Tokens that so many rows more have room for.
+  std::int64_t room(const PlannerSequence& sequence, std::int64_t blocks) const {
+    const std::int64_t rows =
+        sequence.rows + std::max<std::int64_t>(blocks, 0) / demand_.layer_groups();
+    return rows * demand_.block_tokens - sequence.computed;
   }
   std::uint32_t growth(std::uint32_t index, std::uint32_t tokens) const;
   std::uint32_t held_blocks(std::uint32_t index) const {
@@ -260,7 +265,7 @@ class Planner {
   }
 
   PlannerLimits limits_;
-  std::uint32_t block_tokens_;
+  KvDemand demand_;
   std::vector<Tenant> tenants_;
   double last_served_ = 0;  // of the tenant that last became inactive
   StepCost cost_;

@@ -1,6 +1,12 @@
 // The shape of a KV block in memory, shared by the pool that owns it and the kernels that read it.
 //
-// A block holds the keys and values of `block_tokens` consecutive tokens for all layers:
+// A model's layers are in groups of equal size: those whose layers see all tokens first, then those
+// whose layers see the last `window` alone. For the same tokens each group has a block of its own,
+// so that what lies below the window can go while the rest stays. A block table has a row for each
+// `block_tokens` tokens, with an entry of each group: [rows][layer_groups()]; `no_block` stands
+// where a windowed group has given its block back.
+//
+// A block holds the keys and values of `block_tokens` consecutive tokens for a group's layers:
 //   block: [layers] of { K [kv_heads, head_dim, block_tokens],
 //                        V [kv_heads, block_tokens, head_dim],
 //                        K scales, V scales }
@@ -16,9 +22,13 @@
 //         i and i + 16 of a group.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string_view>
+
+#include "engine/base/types.h"
 
 namespace plimsoll {
 
@@ -33,14 +43,34 @@ constexpr std::string_view to_string(KvType type) {
   return "";
 }
 
+inline constexpr BlockId no_block{~std::uint32_t{0}};
+
 struct KvLayout {
   static constexpr std::uint32_t group_columns = 32;  // of int4, that share a scale
 
-  std::uint32_t layers = 0;
+  std::uint32_t layers = 0;  // of a block, which is of a group
   std::uint32_t kv_heads = 0;
   std::uint32_t head_dim = 0;
   std::uint32_t block_tokens = 16;  // a multiple of 16
   KvType type = KvType::f16;
+  std::uint32_t full_groups = 1, windowed_groups = 0;
+  std::uint32_t window = 0;  // tokens, of windowed groups
+
+  // All `layers` of a model in groups, where every pattern-th sees all tokens, the others the last
+  // `tokens`: of as many layers as divide both. 0, or no layer that sees all: one group.
+  KvLayout with_window(std::uint32_t tokens, std::uint32_t pattern) const {
+    const std::uint32_t full = tokens == 0 ? layers : layers / pattern;
+    if (full == 0 || full == layers) return *this;
+    KvLayout grouped = *this;
+    grouped.layers = std::gcd(full, layers - full);
+    grouped.full_groups = full / grouped.layers;
+    grouped.windowed_groups = (layers - full) / grouped.layers;
+    grouped.window = tokens;
+    return grouped;
+  }
+  std::uint32_t layer_groups() const { return full_groups + windowed_groups; }
+  // All layers' keys and values of a token, as long as none has been passed by a window.
+  std::uint64_t token_bytes() const { return layer_groups() * block_bytes() / block_tokens; }
 
   // Of a token's head in int4.
   std::size_t groups() const { return (head_dim + group_columns - 1) / group_columns; }
@@ -80,8 +110,52 @@ struct KvLayout {
     return k_scales_offset(layer) + scales_bytes();
   }
 
+  // Where a token's block stands in a block table, from the group's first entry on.
+  std::size_t table_index(std::size_t token) const { return token / block_tokens * layer_groups(); }
+  // Of each group: the rows of a block table.
   std::uint32_t blocks_for(std::uint32_t tokens) const {
     return (tokens + block_tokens - 1) / block_tokens;
+  }
+  // The first row whose windowed blocks the token at `position` sees, or any after it.
+  std::uint32_t first_seen_row(std::uint32_t position) const {
+    return position < window ? 0 : (position + 1 - window) / block_tokens;
+  }
+  // Rows that the windowed groups need of a text that ends with a block, to go on behind it.
+  std::uint32_t window_rows() const {
+    return windowed_groups == 0 ? 0 : (window - 1 + block_tokens - 1) / block_tokens;
+  }
+};
+
+// How many blocks a sequence takes.
+struct KvDemand {
+  std::uint32_t block_tokens = 16;
+  std::uint32_t full_groups = 1, windowed_groups = 0;
+  std::uint32_t window_rows = 0;  // of which windowed groups have blocks at the same time, at most
+
+  // Where no step computes more than `chunk_tokens` of a sequence.
+  static KvDemand of(const KvLayout& layout, std::uint32_t chunk_tokens) {
+    KvDemand demand{layout.block_tokens, layout.full_groups, layout.windowed_groups, 0};
+    // The window of the chunk's first token begins within a block.
+    if (layout.windowed_groups > 0) {
+      demand.window_rows = layout.blocks_for(layout.window - 1 + chunk_tokens) + 1;
+    }
+    return demand;
+  }
+  std::uint32_t layer_groups() const { return full_groups + windowed_groups; }
+  std::uint32_t rows(std::uint32_t tokens) const {
+    return (tokens + block_tokens - 1) / block_tokens;
+  }
+  // The most that it holds at once until it has so many rows.
+  std::uint32_t blocks(std::uint32_t rows) const {
+    return full_groups * rows + windowed_groups * std::min(rows, window_rows);
+  }
+  // How long a sequence may become that has the pool to itself.
+  std::uint64_t tokens_within(std::uint64_t blocks) const {
+    const std::uint64_t in_window = std::uint64_t{windowed_groups} * window_rows;
+    const std::uint64_t rows = blocks <= std::uint64_t{layer_groups()} * window_rows
+                                   ? blocks / layer_groups()
+                                   : (blocks - in_window) / full_groups;
+    return rows * block_tokens;
   }
 };
 

@@ -2,6 +2,9 @@
 // again: a place with more room than memory, that need not keep anything. What comes back has the
 // bits that went.
 //
+// A block here is a whole row of a block table: the blocks of all layer groups, one behind the
+// other. Those of windowed groups are the last, and may be missing.
+//
 // Called on the engine's thread: nothing here waits for I/O.
 #pragma once
 
@@ -37,17 +40,18 @@ class KvFetch {
   // Once; `on_done` is called on another thread, never after the destruction of this.
   virtual void start(std::function<void()> on_done) = 0;
   virtual bool done() const = 0;
-  // What has come so far, in order, from the first on, each of the bytes that were offered. Fewer
-  // than blocks() where something was lost meanwhile.
+  // What has come so far, in order, from the first on, each as it was offered, its parts one behind
+  // the other. Fewer than blocks() where something was lost meanwhile.
   virtual std::vector<std::string> take() = 0;
 };
 
 class KvTier {
  public:
   virtual ~KvTier() = default;
-  // Takes a copy of the block that holds the last tokens of `prefix`, which is whole blocks. False:
-  // it has no room at present.
-  virtual bool offer(const KvPrefix& prefix, std::span<const std::byte> block) = 0;
+  using Parts = std::span<const std::span<const std::byte>>;
+  // Takes a copy of the block, given in parts, that holds the last tokens of `prefix`, which is
+  // whole blocks. False: it has no room at present.
+  virtual bool offer(const KvPrefix& prefix, Parts block) = 0;
   // Of what was offered for a tenant, or for all, nothing gets any further once it returns.
   virtual void forget(const std::optional<TenantId>& tenant) = 0;
   // The blocks of `prefix`, whole ones only, that are known from the `first` on. Null: none.

@@ -18,6 +18,9 @@ PrefixTree::PrefixTree(BlockPool& pool, Ledger& ledger, std::string model_versio
       model_version_(std::move(model_version)),
       hash_(hash),
       block_tokens_(pool.layout().block_tokens),
+      groups_(pool.layout().layer_groups()),
+      full_groups_(pool.layout().full_groups),
+      window_rows_(pool.layout().window_rows()),
       limit_(pool.capacity()),
       holds_(pool.capacity()) {}
 
@@ -31,60 +34,68 @@ std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
   stats.lookup_tokens_total += tokens.size();
   const auto root = roots_.find(salt);
   if (root == roots_.end()) return 0;
-  Index node = root->second;
-  std::uint32_t matched = 0;
-  while (matched + block_tokens_ < tokens.size()) {
-    const auto block = tokens.subspan(matched, block_tokens_);
-    const Index child = find_child(node, hash_(node, block), block);
-    if (child == none) break;
-    node = child;
-    pool_.retain(nodes_[node].block);
-    blocks.push_back(nodes_[node].block);
-    matched += block_tokens_;
+  Index node = root->second, end = node;
+  std::uint32_t depth = 0, matched = 0;  // rows
+  std::uint32_t windowed = 0;            // the last ones, one after another
+  while ((depth + 1) * block_tokens_ < tokens.size()) {
+    const auto text = tokens.subspan(std::size_t{depth} * block_tokens_, block_tokens_);
+    node = find_child(node, hash_(node, text), text);
+    if (node == none) break;
+    ++depth;
+    windowed = nodes_[node].windowed ? windowed + 1 : 0;
+    if (windowed < std::min(depth, window_rows_)) continue;
+    matched = depth;
+    end = node;
   }
-  touch_path(node);
-  stats.hit_tokens_total += matched;
-  return matched;
+  const std::size_t first = blocks.size();
+  blocks.resize(first + std::size_t{matched} * groups_, no_block);
+  node = end;
+  for (std::uint32_t r = matched; r > 0; --r, node = nodes_[node].parent) {
+    const bool seen = matched - r < window_rows_;
+    hold_row(node, seen, std::span(blocks).subspan(first + std::size_t{r - 1} * groups_, groups_));
+  }
+  touch_path(end);
+  stats.hit_tokens_total += std::uint64_t{matched} * block_tokens_;
+  return matched * block_tokens_;
 }
 
 void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<const TokenId> tokens,
                         std::span<const BlockId> blocks, std::uint32_t tenant_blocks,
                         BlockOrigin origin) {
-  assert(tokens.size() >= blocks.size() * block_tokens_);
+  const std::size_t rows = blocks.size() / groups_;
+  assert(blocks.size() % groups_ == 0 && tokens.size() >= rows * block_tokens_);
   if (limit_ == 0 || blocks.empty()) return;
   auto root = roots_.find(salt);
   if (root == roots_.end()) root = roots_.emplace(std::string(salt), new_node()).first;
   Tenant& owner = tenant(id);
   Index node = root->second;
-  for (std::size_t i = 0; i < blocks.size(); ++i) {
-    const auto block = tokens.subspan(i * block_tokens_, block_tokens_);
-    const std::uint64_t hash = hash_(node, block);
-    Index child = find_child(node, hash, block);
+  std::size_t r = 0;
+  for (; r < rows; ++r) {
+    const auto text = tokens.subspan(r * block_tokens_, block_tokens_);
+    const std::uint64_t hash = hash_(node, text);
+    Index child = find_child(node, hash, text);
     if (child == none) {
+      const Row given = blocks.subspan(r * groups_, groups_);
+      const bool windowed =
+          groups_ == full_groups_ || (rows - r <= window_rows_ && given.back() != no_block);
+      const std::uint32_t more = blocks_of(windowed);
       // Counted as a child already, so that making room does not take the parent away.
       ++nodes_[node].children;
-      // All that is over at once: each eviction may walk the whole list.
-      if (owner.stats.blocks >= tenant_blocks) {
-        const auto more = static_cast<std::uint32_t>(
-            std::min<std::size_t>(blocks.size() - i, std::max(tenant_blocks, 1U)));
-        evict_from(owner, owner.stats.blocks - tenant_blocks + more);
-      }
-      if (owner.stats.blocks >= tenant_blocks || (size() >= limit_ && evict(1) == 0)) {
+      if (!make_room(owner, more, (rows - r) * more, tenant_blocks)) {
         --nodes_[node].children;
         break;
       }
       owner.account->charge(node_bytes());
-      count_blocks(owner, 1);
       child = new_node();
       nodes_[child].parent = node;
-      nodes_[child].block = blocks[i];
+      nodes_[child].windowed = windowed;
       nodes_[child].hash = hash;
       nodes_[child].tenant = &owner;
       nodes_[child].origin = origin;
-      std::copy(block.begin(), block.end(), tokens_.begin() + std::size_t{child} * block_tokens_);
+      std::ranges::copy(text, tokens_.begin() + std::size_t{child} * block_tokens_);
       by_hash_.emplace(hash, child);
-      pool_.retain(blocks[i]);
-      ++holds_[blocks[i].get()];
+      for (std::uint32_t g = 0; g < more; ++g) take_block(child, g, given[g]);
+      count_blocks(owner, static_cast<std::int32_t>(more));
       link_newest(child);
     } else if (nodes_[child].origin == BlockOrigin::unstored) {
       nodes_[child].origin = origin;  // another may want what the first one did not
@@ -92,7 +103,68 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
     node = child;
   }
   touch_path(node);
+  if (groups_ > full_groups_) keep_windows(node, blocks.first(r * groups_), tenant_blocks, origin);
   drop_empty_root(salt);
+}
+
+// For `more` blocks of a tenant now, and `coming`, these included, right after that.
+bool PrefixTree::make_room(Tenant& owner, std::uint32_t more, std::size_t coming,
+                           std::uint32_t tenant_blocks) {
+  // All that is over at once: each eviction may walk the whole list.
+  if (owner.stats.blocks + more > tenant_blocks) {
+    coming = std::min<std::size_t>(coming, std::max(tenant_blocks, more));
+    evict_from(owner, owner.stats.blocks + static_cast<std::uint32_t>(coming) - tenant_blocks);
+  }
+  if (size() + more > limit_) evict(size() + more - limit_);
+  return owner.stats.blocks + more <= tenant_blocks && size() + more <= limit_;
+}
+
+// On the way from a row that was inserted to the root: windowed blocks are kept, or taken from what
+// was given, a window before it and before each place where texts part, and dropped elsewhere.
+void PrefixTree::keep_windows(Index leaf, std::span<const BlockId> blocks,
+                              std::uint32_t tenant_blocks, BlockOrigin origin) {
+  std::uint32_t keep = window_rows_;
+  Index node = leaf;
+  ++nodes_[leaf].children;  // so that making room does not take the path away
+  for (std::size_t r = blocks.size() / groups_; r > 0; --r, node = nodes_[node].parent) {
+    if (nodes_[node].children > 1) keep = window_rows_;
+    if (keep == 0) {
+      drop_windowed(node);
+      continue;
+    }
+    --keep;
+    const Row given = blocks.subspan((r - 1) * groups_, groups_);
+    if (nodes_[node].windowed || given.back() == no_block) continue;
+    const std::uint32_t more = groups_ - full_groups_;
+    if (!make_room(*nodes_[node].tenant, more, more, tenant_blocks)) continue;
+    for (std::uint32_t g = full_groups_; g < groups_; ++g) take_block(node, g, given[g]);
+    nodes_[node].windowed = true;
+    // What a tier has of it is less.
+    if (origin == BlockOrigin::computed) nodes_[node].origin = origin;
+    count_blocks(*nodes_[node].tenant, static_cast<std::int32_t>(more));
+  }
+  --nodes_[leaf].children;
+}
+
+void PrefixTree::drop_windowed(Index index) {
+  Node& node = nodes_[index];
+  if (!node.windowed || groups_ == full_groups_) return;
+  for (std::uint32_t g = full_groups_; g < groups_; ++g) drop_block(index, g);
+  node.windowed = false;
+  count_blocks(*node.tenant, -static_cast<std::int32_t>(groups_ - full_groups_));
+}
+
+void PrefixTree::take_block(Index index, std::uint32_t group, BlockId block) {
+  pool_.retain(block);
+  ++holds_[block.get()];
+  row(index)[group] = block;
+}
+
+void PrefixTree::drop_block(Index index, std::uint32_t group) {
+  BlockId& block = row(index)[group];
+  --holds_[block.get()];
+  pool_.release(block);
+  block = no_block;
 }
 
 PrefixTree::Index PrefixTree::find_root(std::string_view salt) const {
@@ -116,11 +188,19 @@ void PrefixTree::hold(std::string_view salt, std::span<const TokenId> tokens,
   Index node = find_root(salt);
   for (std::size_t at = 0; node != none && at + block_tokens_ <= tokens.size();
        at += block_tokens_) {
-    const auto block = tokens.subspan(at, block_tokens_);
-    node = find_child(node, hash_(node, block), block);
+    const auto text = tokens.subspan(at, block_tokens_);
+    node = find_child(node, hash_(node, text), text);
     if (node == none) return;
-    pool_.retain(nodes_[node].block);
-    blocks.push_back(nodes_[node].block);
+    blocks.resize(blocks.size() + groups_, no_block);
+    hold_row(node, nodes_[node].windowed, std::span(blocks).last(groups_));
+  }
+}
+
+// Into an empty row of a block table.
+void PrefixTree::hold_row(Index index, bool windowed, std::span<BlockId> blocks) const {
+  for (std::uint32_t g = 0; g < blocks_of(windowed); ++g) {
+    blocks[g] = row(index)[g];
+    pool_.retain(blocks[g]);
   }
 }
 
@@ -139,10 +219,10 @@ KvPrefix PrefixTree::prefix_of(Index index) {
   return {salt->first, *nodes_[index].tenant->id, path_};
 }
 
-void PrefixTree::for_each_newest(const std::function<bool(const KvPrefix&, BlockId)>& see) {
+void PrefixTree::for_each_newest(const std::function<bool(const KvPrefix&, Row)>& see) {
   for (Index index = newest_; index != none; index = nodes_[index].older) {
     if (nodes_[index].origin != BlockOrigin::computed) continue;
-    if (!see(prefix_of(index), nodes_[index].block)) return;
+    if (!see(prefix_of(index), row(index))) return;
   }
 }
 
@@ -169,16 +249,27 @@ std::uint32_t PrefixTree::evict_from(Tenant& owner, std::uint32_t count) {
   std::uint32_t dropped = 0;
   for (Index index = owner.oldest; index != none && dropped < count;) {
     const Index newer = nodes_[index].own_newer;
-    if (nodes_[index].children == 0 && pool_.references(nodes_[index].block) == 1) {
+    const std::uint32_t blocks = blocks_of(nodes_[index].windowed);
+    if (nodes_[index].children == 0 && pool_.references(first_block(index)) == 1) {
       remove(index);
-      ++dropped;
+      dropped += blocks;
+    } else if (windowed_unused(index)) {
+      drop_windowed(index);
+      dropped += blocks - full_groups_;
     }
     index = newer;
   }
   return dropped;
 }
 
+// Where a sequence uses the row, it may have passed what windowed layers see of it.
+bool PrefixTree::windowed_unused(Index index) const {
+  return groups_ > full_groups_ && nodes_[index].windowed &&
+         pool_.references(row(index).back()) == 1;
+}
+
 void PrefixTree::count_blocks(Tenant& owner, std::int32_t change) {
+  blocks_ += static_cast<std::uint32_t>(change);
   auto handle = holders_.extract(&owner);
   owner.stats.blocks += change;
   if (owner.stats.blocks == 0) return;
@@ -190,14 +281,17 @@ void PrefixTree::count_blocks(Tenant& owner, std::int32_t change) {
 }
 
 std::uint32_t PrefixTree::evictable() const {
-  // A block can go once all blocks below it can; those come earlier on this walk.
+  // A row can go once all rows below it can; those come earlier on this walk.
   gone_.assign(nodes_.size(), 0);
   std::uint32_t count = 0;
   for (Index index = oldest_; index != none; index = nodes_[index].newer) {
     const Node& node = nodes_[index];
-    if (gone_[index] != node.children || pool_.references(node.block) != 1) continue;
-    ++gone_[node.parent];
-    ++count;
+    if (gone_[index] == node.children && pool_.references(first_block(index)) == 1) {
+      ++gone_[node.parent];
+      count += blocks_of(node.windowed);
+    } else if (windowed_unused(index)) {
+      count += groups_ - full_groups_;
+    }
   }
   return count;
 }
@@ -248,6 +342,7 @@ void PrefixTree::clear(Dropped* dropped) {
   }
   nodes_ = {};
   tokens_ = {};
+  ids_ = {};
   unused_ = {};
 }
 
@@ -274,6 +369,7 @@ PrefixTree::Index PrefixTree::new_node() {
   if (unused_.empty()) {
     nodes_.emplace_back();
     tokens_.resize(nodes_.size() * block_tokens_);
+    ids_.resize(nodes_.size() * groups_, no_block);
     return static_cast<Index>(nodes_.size() - 1);
   }
   const Index index = unused_.back();
@@ -285,14 +381,14 @@ PrefixTree::Index PrefixTree::new_node() {
 void PrefixTree::remove(Index index) {
   Node& node = nodes_[index];
   assert(node.children == 0);
-  if (on_leave_ && node.origin == BlockOrigin::computed) on_leave_(prefix_of(index), node.block);
+  if (on_leave_ && node.origin == BlockOrigin::computed) on_leave_(prefix_of(index), row(index));
   const auto [begin, end] = by_hash_.equal_range(node.hash);
   by_hash_.erase(std::find_if(begin, end, [&](const auto& e) { return e.second == index; }));
   unlink(index);
-  --holds_[node.block.get()];
-  pool_.release(node.block);
+  const std::uint32_t blocks = blocks_of(node.windowed);
+  for (std::uint32_t g = 0; g < blocks; ++g) drop_block(index, g);
   node.tenant->account->release(node_bytes());
-  count_blocks(*node.tenant, -1);
+  count_blocks(*node.tenant, -static_cast<std::int32_t>(blocks));
   unused_.push_back(index);
   Node& parent = nodes_[node.parent];
   --parent.children;
@@ -351,7 +447,8 @@ PrefixTree::Tenant& PrefixTree::tenant(const TenantId& id) {
 
 std::uint64_t PrefixTree::node_bytes() const {
   constexpr std::uint64_t hash_entry_bytes = 48;
-  return sizeof(Node) + block_tokens_ * sizeof(TokenId) + hash_entry_bytes;
+  return sizeof(Node) + block_tokens_ * sizeof(TokenId) + groups_ * sizeof(BlockId) +
+         hash_entry_bytes;
 }
 
 }  // namespace plimsoll

@@ -1,13 +1,19 @@
 // Finished and running sequences' full KV blocks, kept so that a later sequence with the same
 // beginning need not compute them again. Owned by the engine loop: not thread-safe.
 //
-// A tree for each salt: a tenant, or a group of tenants that the operator lets share. A node is one
-// block of tokens after its parent's; nodes are found by hash and then compared token by token, so
-// that a collision never hands out another text's block, nor another salt's.
+// A tree for each salt: a tenant, or a group of tenants that the operator lets share. A node is a
+// row of a block table, with its tokens, after its parent's; nodes are found by hash and then
+// compared token by token, so that a collision never hands out another text's block, nor another
+// salt's.
 //
 // The tree holds one reference to each of its blocks. What no sequence refers to is evicted when
 // the pool needs blocks: of the tenant that put most into the tree, least recently used first. So a
 // tenant that floods the cache pushes out its own, and whoever has an equal part keeps it.
+//
+// Where layers see a window alone, a node has blocks of these only as long as a text is likely to
+// go on within a window behind it: before the end of what was inserted last, and before a place
+// where texts part. All others have those of the full layers, and no text can go on right behind
+// them.
 #pragma once
 
 #include <cstdint>
@@ -55,35 +61,37 @@ class PrefixTree {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  // The longest known beginning of `tokens`, in whole blocks and short of the last token, so that
-  // there is one left to compute. Its blocks are appended to `blocks`, each with a reference for
-  // the caller. Returns how many tokens they hold.
+  // The longest known beginning of `tokens` that can be gone on with, in whole rows and short of
+  // the last token, so that there is one left to compute. Its rows are appended to `blocks`, a
+  // block table, each block with a reference for the caller. Returns how many tokens they hold.
   std::uint32_t match(std::string_view salt, const TenantId& tenant,
                       std::span<const TokenId> tokens, std::vector<BlockId>& blocks);
 
-  // Keeps the full blocks of tokens[0, blocks.size() * block_tokens): blocks[i] holds the keys and
-  // values of the i-th. What is known already keeps its first block. At the limit the least
-  // recently used goes, and at the tenant's own limit, `tenant_blocks`, the least recently used of
-  // those that it put in; where nothing can go, the rest is not kept.
+  // Keeps the rows of a block table, all full. What is known already keeps its first blocks. At the
+  // limit the least recently used goes, and at the tenant's own limit, `tenant_blocks`, the least
+  // recently used of those that it put in; where nothing can go, the rest is not kept.
   void insert(std::string_view salt, const TenantId& tenant, std::span<const TokenId> tokens,
               std::span<const BlockId> blocks, std::uint32_t tenant_blocks = ~0U,
               BlockOrigin origin = BlockOrigin::computed);
 
-  // How many tokens match() would find, and the same blocks, with a reference each for the caller:
-  // not counted as a use.
+  // How many tokens of a text, short of the last one, are there, whether or not it can be gone on
+  // with; and the rows of whole ones, with a reference to each block for the caller. Not counted as
+  // a use.
   std::uint32_t known(std::string_view salt, std::span<const TokenId> tokens) const;
   void hold(std::string_view salt, std::span<const TokenId> tokens,
             std::vector<BlockId>& blocks) const;
 
-  // Called with each block that leaves the tree, while it still holds its bytes, and with the text
-  // up to its end; not with what is restored or unstored.
-  using Leave = std::function<void(const KvPrefix&, BlockId)>;
+  // Called with each row that leaves the tree, while its blocks still hold their bytes, and with
+  // the text up to its end; not with what is restored or unstored.
+  using Row = std::span<const BlockId>;  // `no_block` of windowed groups: at the end, if at all
+  using Leave = std::function<void(const KvPrefix&, Row)>;
   void set_on_leave(Leave leave) { on_leave_ = std::move(leave); }
   // The same of what is in it, what was used last first and parents before their children, until
   // `see` returns false.
-  void for_each_newest(const std::function<bool(const KvPrefix&, BlockId)>& see);
+  void for_each_newest(const std::function<bool(const KvPrefix&, Row)>& see);
 
-  // Drops up to `count` blocks that only the tree refers to. Returns how many.
+  // Drops `count` blocks that only the tree refers to, or the rest of a row more. Returns how many:
+  // fewer where there are no more.
   std::uint32_t evict(std::uint32_t count);
   // How many evict() could drop.
   std::uint32_t evictable() const;
@@ -100,7 +108,7 @@ class PrefixTree {
   // Drops everything; sequences keep their references.
   void clear(Dropped* dropped = nullptr);
 
-  std::uint32_t size() const { return static_cast<std::uint32_t>(by_hash_.size()); }  // blocks
+  std::uint32_t size() const { return blocks_; }  // in blocks
   bool holds(BlockId block) const { return holds_[block.get()] > 0; }
   TenantStats stats(const TenantId& id) const;
 
@@ -119,13 +127,13 @@ class PrefixTree {
       return *a->id < *b->id;
     }
   };
-  // The root of a salt, or a block. Blocks are in a list from the most to the least recently used.
-  // A block is moved to the front after its children, so it is always before them: walking from
+  // The root of a salt, or a row. Rows are in a list from the most to the least recently used.
+  // A row is moved to the front after its children, so it is always before them: walking from
   // the oldest meets children first.
   struct Node {
     Index parent = none;  // none: a root
     std::uint32_t children = 0;
-    BlockId block;
+    bool windowed = false;  // it has blocks of the windowed groups
     std::uint64_t hash = 0;
     Index newer = none, older = none;          // of all
     Index own_newer = none, own_older = none;  // of its tenant's
@@ -138,6 +146,21 @@ class PrefixTree {
   KvPrefix prefix_of(Index index);
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;
   Index new_node();
+  std::span<BlockId> row(Index index) { return {&ids_[std::size_t{index} * groups_], groups_}; }
+  Row row(Index index) const { return {&ids_[std::size_t{index} * groups_], groups_}; }
+  BlockId first_block(Index index) const { return ids_[std::size_t{index} * groups_]; }
+  std::uint32_t blocks_of(bool windowed) const {  // of a row
+    return windowed ? groups_ : full_groups_;
+  }
+  bool windowed_unused(Index index) const;
+  bool make_room(Tenant& owner, std::uint32_t more, std::size_t coming,
+                 std::uint32_t tenant_blocks);
+  void hold_row(Index index, bool windowed, std::span<BlockId> blocks) const;
+  void keep_windows(Index leaf, std::span<const BlockId> blocks, std::uint32_t tenant_blocks,
+                    BlockOrigin origin);
+  void drop_windowed(Index index);
+  void take_block(Index index, std::uint32_t group, BlockId block);
+  void drop_block(Index index, std::uint32_t group);
   void remove(Index index);
   std::uint32_t evict_from(Tenant& owner, std::uint32_t count);
   void count_blocks(Tenant& owner, std::int32_t change);
@@ -152,10 +175,12 @@ class PrefixTree {
   Ledger& ledger_;
   std::string model_version_;
   Hash hash_;
-  std::uint32_t block_tokens_;
+  const std::uint32_t block_tokens_, groups_, full_groups_, window_rows_;
   std::uint32_t limit_;
+  std::uint32_t blocks_ = 0;
   std::vector<Node> nodes_;
   std::vector<TokenId> tokens_;  // [nodes, block_tokens]
+  std::vector<BlockId> ids_;     // [nodes, groups]
   std::vector<Index> unused_;
   std::map<std::string, Index, std::less<>> roots_;  // by salt
   std::unordered_multimap<std::uint64_t, Index> by_hash_;

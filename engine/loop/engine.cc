@@ -95,14 +95,14 @@ Result<void> LoopEngine::submit(SequenceRequest request) {
     ++stats_.refused_total;
     return why;
   };
-  if (auto ok = check_request(request, model_->info(), config_, pool_.capacity()); !ok) {
+  if (auto ok = check_request(request, model_->info(), config_, demand_, pool_.capacity()); !ok) {
     return refuse(std::move(ok));
   }
   // What it holds while it waits is charged before it is copied anywhere.
   const auto account = [&](Component component) -> Account& {
     return ledger_.account(component, config_.model_version, request.tenant, request.endpoint);
   };
-  Charge waiting(account(Component::queues), peak_bytes(request, config_.block_tokens));
+  Charge waiting(account(Component::queues), peak_bytes(request, demand_));
   Account& requests = account(Component::requests);
   Account& kv = account(Component::kv);
   auto sequence = std::make_unique<Sequence>(std::move(request), Clock::now());

@@ -84,7 +84,7 @@ void LoopEngine::start_life(std::unique_ptr<Sequence> owned) {
   const std::uint32_t generated = request.worst_case
                                       ? request.max_new_tokens
                                       : tenant.lengths.expect(request.max_new_tokens, lengths_);
-  sequence.reserve = pool_.layout().blocks_for(sequence.prompt_tokens + generated);
+  sequence.reserve = demand_.rows(sequence.prompt_tokens + generated);
   if (sequence.prompt_tokens + request.max_new_tokens >= config_.long_context_tokens) {
     sequence.request.capacity_class = CapacityClass::long_context;
   }
@@ -121,15 +121,17 @@ bool LoopEngine::step() {
   if (views_.empty()) return false;
   if (block_cap_ < pool_.capacity()) {
     // Under pressure the oldest sequence is slowed down, not held up for good.
-    std::uint32_t oldest = pool_.layout().blocks_for(views_.front().target) + 1;
-    if (applied_ == PressureLevel::red) oldest = std::min(oldest, views_.front().blocks + 2);
+    std::uint32_t oldest = demand_.blocks(demand_.rows(views_.front().target) + 1);
+    if (applied_ == PressureLevel::red) {
+      oldest = std::min(oldest, views_.front().blocks + 2 * demand_.layer_groups());
+    }
     block_cap_ = std::max(block_cap_, std::min(oldest, pool_.capacity()));
   }
   const bool tight = [&] {
     std::int64_t wanted = kept_blocks_;
     for (const PlannerSequence& view : views_) {
       const std::uint32_t blocks =
-          std::max(view.reserve, pool_.layout().blocks_for(view.target) + 1);
+          demand_.blocks(std::max(view.reserve, demand_.rows(view.target) + 1));
       wanted += std::int64_t{blocks} - std::min(blocks, view.blocks);
     }
     return wanted > room();
@@ -138,7 +140,8 @@ bool LoopEngine::step() {
   if (tight) {
     available += tree_.evictable();
     for (std::size_t i = 0; i < views_.size(); ++i) {
-      for (const BlockId block : viewed_[i]->blocks) {
+      for (const BlockId block : viewed_[i]->blocks.ids()) {
+        if (block == no_block) continue;
         views_[i].freeable += pool_.references(block) == (tree_.holds(block) ? 2U : 1U);
       }
     }
@@ -233,7 +236,11 @@ void LoopEngine::publish_backlogs() {
 void LoopEngine::read_views() {
   views_.clear();
   viewed_.clear();
-  const auto make_room = [this] { return room() > 0 || tree_.evict(1) > 0; };
+  const auto make_room = [this] {
+    const std::uint32_t row = demand_.layer_groups();
+    if (room() < row) tree_.evict(row - room());
+    return room() >= row;
+  };
   for (const auto& sequence : sequences_) {
     if (sequence->done || (!sequence->running && sequence->out_of_credit())) continue;
     if (sequence->fetch != nullptr &&
@@ -281,7 +288,7 @@ void LoopEngine::execute(const StepPlan& plan) {
         chunk.drafts > 0 ? sequence.lookup.draft(sequence.tokens, chunk.drafts)
                          : std::span(sequence.tokens).subspan(sequence.computed, chunk.tokens);
     chunks_.push_back(
-        {tokens, sequence.computed, sequence.blocks, chunk.logit_rows + chunk.drafts});
+        {tokens, sequence.computed, sequence.blocks.ids(), chunk.logit_rows + chunk.drafts});
   }
   auto* logits = reinterpret_cast<float*>(logits_.data());
   const std::size_t vocab = model_->info().vocab;
@@ -300,6 +307,7 @@ void LoopEngine::execute(const StepPlan& plan) {
         take_drafts(sequence, chunks_[i].tokens.subspan(1), rows.subspan(own));
       }
       logits += numbers;
+      if (!sequence.done) pass_windows(sequence);
     }
   } catch (const std::exception& e) {
     // What the step wrote is not to be trusted: it is shared with nobody.
@@ -318,9 +326,10 @@ void LoopEngine::begin(Sequence& sequence) {
   sequence.running = true;
   const TenantId& tenant = sequence.request.tenant;
   if (config_.prefix_sharing && !sequence.scores_prompt()) {
-    sequence.computed =
-        tree_.match(sequence.salt, tenant, std::span(sequence.tokens).first(sequence.target()),
-                    sequence.blocks);
+    std::vector<BlockId> rows;
+    sequence.computed = tree_.match(sequence.salt, tenant,
+                                    std::span(sequence.tokens).first(sequence.target()), rows);
+    sequence.blocks.assign(std::move(rows), pool_.layout());
     sequence.charged = std::max(sequence.charged, sequence.computed);
   }
   if (sequence.started) return;
@@ -337,20 +346,26 @@ void LoopEngine::begin(Sequence& sequence) {
 }
 
 bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
-  const std::uint32_t needed = pool_.layout().blocks_for(tokens);
-  while (sequence.blocks.size() < needed) {
-    const auto missing = static_cast<std::uint32_t>(needed - sequence.blocks.size());
+  const std::uint32_t rows = demand_.rows(tokens);
+  while (sequence.blocks.rows() < rows) {
+    const std::uint32_t missing = (rows - sequence.blocks.rows()) * demand_.layer_groups();
     if (room() < missing) tree_.evict(missing - room());
-    auto block = pool_.allocate(sequence.kv);
-    if (!block) return false;
-    sequence.blocks.push_back(*block);
+    if (!sequence.blocks.add_row(pool_, sequence.kv)) return false;
   }
   return true;
 }
 
+// What windowed layers see no more of goes. Of a prompt the tree is shown it first: this may be
+// where texts part.
+void LoopEngine::pass_windows(Sequence& sequence) {
+  if (!sequence.blocks.passes(pool_.layout(), sequence.computed)) return;
+  if (sequence.computed <= sequence.prompt_tokens) keep_prefix(sequence);
+  sequence.blocks.pass(pool_, sequence.computed);
+}
+
 void LoopEngine::preempt(Sequence& sequence) {
   keep_prefix(sequence);
-  release_blocks(sequence);
+  sequence.blocks.clear(pool_);
   sequence.running = false;
   sequence.computed = 0;
   sequence.looked_up = false;
@@ -363,18 +378,14 @@ void LoopEngine::keep_prefix(Sequence& sequence) {
   if (!config_.prefix_sharing) return;
   const std::uint32_t full = sequence.computed / pool_.layout().block_tokens;
   tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens,
-               std::span(sequence.blocks).first(full), cacheable_blocks(sequence.request),
+               sequence.blocks.ids().first(full * demand_.layer_groups()),
+               cacheable_blocks(sequence.request),
                sequence.request.no_store ? BlockOrigin::unstored : BlockOrigin::computed);
 }
 
 std::uint32_t LoopEngine::cacheable_blocks(const SequenceRequest& request) const {
   const std::uint64_t blocks = request.cache_bytes / pool_.layout().block_bytes();
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, pool_.capacity()));
-}
-
-void LoopEngine::release_blocks(Sequence& sequence) {
-  for (const BlockId block : sequence.blocks) pool_.release(block);
-  sequence.blocks.clear();
 }
 
 void LoopEngine::charge_service(Sequence& sequence) {

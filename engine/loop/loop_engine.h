@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <future>
@@ -53,7 +54,8 @@ class LoopEngine final : public Engine {
                    const std::lock_guard lock(mutex_);
                    wake();
                  }),
-        planner_(planner_limits(PressureLevel::green), config.block_tokens),
+        demand_(KvDemand::of(pool_.layout(), std::min(config.chunk_tokens, config.limits.tokens))),
+        planner_(planner_limits(PressureLevel::green), demand_),
         sampler_(model_->info().vocab),
         costs_(config.step_cost) {
     planner_.set_cost(costs_.cost(), costs_.sure());
@@ -132,7 +134,7 @@ class LoopEngine final : public Engine {
   void preempt(Sequence& sequence);
   void keep_prefix(Sequence& sequence);
   std::uint32_t cacheable_blocks(const SequenceRequest& request) const;
-  void release_blocks(Sequence& sequence);
+  void pass_windows(Sequence& sequence);
   void take_logits(Sequence& sequence, const PlannedChunk& chunk, std::span<float> logits);
   void take_token(Sequence& sequence, std::span<float> logits);
   void take_drafts(Sequence& sequence, std::span<const TokenId> drafts, std::span<float> logits);
@@ -180,6 +182,7 @@ class LoopEngine final : public Engine {
   BlockPool pool_;
   PrefixTree tree_;
   PrefixRestore restore_;
+  const KvDemand demand_;
   Planner planner_;
   Sampler sampler_;
   PressureLevel applied_ = PressureLevel::green;

@@ -93,7 +93,7 @@ void LoopEngine::finish(Sequence& sequence, FinishReason reason, std::optional<E
     }
   }
   keep_prefix(sequence);
-  release_blocks(sequence);
+  sequence.blocks.clear(pool_);
   sequence.done = true;
   finished_.push_back(&sequence);
 }

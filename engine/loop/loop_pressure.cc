@@ -92,9 +92,9 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
     if (!victim && order.level == PressureLevel::red && running.size() == 1) {
       // Nobody else has anything left to give. If the oldest itself is what does not fit, it waits
       // until there is memory again: the kernel would take everybody.
-      const std::uint64_t held = running[0]->blocks.size() * block_bytes;
+      const std::uint64_t held = running[0]->blocks.held() * block_bytes;
       const auto missing = wanted - (pool_.free_count() - free_before);
-      if (running[0]->blocks.size() >= missing && held > running[0]->request.guaranteed_bytes) {
+      if (running[0]->blocks.held() >= missing && held > running[0]->request.guaranteed_bytes) {
         victim = Planner::Victim{0, false};
       }
     }
@@ -103,7 +103,7 @@ void LoopEngine::shed(const PressureOrder& order, std::uint64_t bytes) {
     Lost& lost = losses[sequence.request.tenant];
     const auto before = pool_.free_count();
     // What it computed is not kept: it is the memory that is wanted.
-    release_blocks(sequence);
+    sequence.blocks.clear(pool_);
     const auto freed = pool_.free_count() - before;
     sequence.computed = 0;
     if (victim->over_share && order.level == PressureLevel::red) {

@@ -18,16 +18,24 @@ PrefixRestore::PrefixRestore(std::shared_ptr<KvTier> tier, BlockPool& pool, Pref
                              std::function<void()> wake)
     : tier_(std::move(tier)), pool_(pool), tree_(tree), wake_(std::move(wake)) {
   if (tier_ == nullptr) return;
-  tree_.set_on_leave([this](const KvPrefix& prefix, BlockId block) {
-    if (may_offer_) (void)tier_->offer(prefix, bytes_of(block));
+  tree_.set_on_leave([this](const KvPrefix& prefix, PrefixTree::Row row) {
+    if (may_offer_) (void)offer(prefix, row);
   });
 }
 
 PrefixRestore::~PrefixRestore() { tree_.set_on_leave({}); }
 
-std::span<const std::byte> PrefixRestore::bytes_of(BlockId block) const {
+std::span<std::byte> PrefixRestore::bytes_of(BlockId block) const {
   const std::size_t bytes = pool_.layout().block_bytes();
   return {pool_.data() + block.get() * bytes, bytes};
+}
+
+bool PrefixRestore::offer(const KvPrefix& prefix, PrefixTree::Row row) {
+  parts_.clear();
+  for (const BlockId block : row) {
+    if (block != no_block) parts_.emplace_back(bytes_of(block));
+  }
+  return tier_->offer(prefix, parts_);
 }
 
 bool PrefixRestore::begins_to_wait(Sequence& sequence, const StepCost& cost,
@@ -81,19 +89,42 @@ void PrefixRestore::put_into_tree(Sequence& sequence, std::uint32_t tenant_block
       std::span(sequence.tokens).first(std::size_t{sequence.fetch_first} * block_tokens);
   tree_.hold(sequence.salt, beginning, blocks);
   // What the tree has given up since is not to be had from what came.
-  if (blocks.size() == sequence.fetch_first) {
+  const std::size_t groups = pool_.layout().layer_groups();
+  if (blocks.size() == sequence.fetch_first * groups) {
     for (const std::string& bytes : come) {
-      if (bytes.size() != pool_.layout().block_bytes() || !make_room()) break;
-      const auto block = pool_.allocate(sequence.kv);
-      if (!block) break;
-      std::memcpy(pool_.data() + block->get() * bytes.size(), bytes.data(), bytes.size());
-      blocks.push_back(*block);
+      if (!put_row(bytes, sequence.kv, blocks, make_room)) break;
     }
     tree_.insert(sequence.salt, sequence.request.tenant, sequence.tokens, blocks, tenant_blocks,
                  BlockOrigin::restored);
-    restored_tokens_ += (blocks.size() - sequence.fetch_first) * block_tokens;
+    restored_tokens_ += (blocks.size() / groups - sequence.fetch_first) * block_tokens;
   }
-  for (const BlockId block : blocks) pool_.release(block);
+  for (const BlockId block : blocks) {
+    if (block != no_block) pool_.release(block);
+  }
+}
+
+// Behind the others of a block table. False: there is no room, or these are not the bytes of one.
+bool PrefixRestore::put_row(std::string_view bytes, Account* owner, std::vector<BlockId>& blocks,
+                            const std::function<bool()>& make_room) {
+  const KvLayout& layout = pool_.layout();
+  const std::size_t each = layout.block_bytes();
+  if (bytes.size() != layout.full_groups * each && bytes.size() != layout.layer_groups() * each) {
+    return false;
+  }
+  if (!make_room()) return false;
+  const std::size_t first = blocks.size();
+  for (; !bytes.empty(); bytes.remove_prefix(each)) {
+    const auto block = pool_.allocate(owner);
+    if (!block) {
+      for (std::size_t i = first; i < blocks.size(); ++i) pool_.release(blocks[i]);
+      blocks.resize(first);
+      return false;
+    }
+    std::memcpy(bytes_of(*block).data(), bytes.data(), each);
+    blocks.push_back(*block);
+  }
+  blocks.resize(first + layout.layer_groups(), no_block);
+  return true;
 }
 
 void PrefixRestore::forget(const std::optional<TenantId>& tenant) {
@@ -103,8 +134,8 @@ void PrefixRestore::forget(const std::optional<TenantId>& tenant) {
 
 void PrefixRestore::offer_all(Clock::time_point deadline) {
   if (tier_ == nullptr || !may_offer_) return;
-  tree_.for_each_newest([&](const KvPrefix& prefix, BlockId block) {
-    while (!tier_->offer(prefix, bytes_of(block))) {
+  tree_.for_each_newest([&](const KvPrefix& prefix, PrefixTree::Row row) {
+    while (!offer(prefix, row)) {
       if (Clock::now() >= deadline) return false;
       std::this_thread::sleep_for(offer_again);
     }

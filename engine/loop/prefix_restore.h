@@ -38,7 +38,7 @@ class PrefixRestore {
   // Whether a sequence that could start now has to wait for blocks instead.
   bool begins_to_wait(Sequence& sequence, const StepCost& cost, Clock::time_point now);
   // Whether it still waits. If not, nothing is under way for it any more: what has come is in the
-  // tree, as far as `make_room`, which says whether the pool may give one block more, allows.
+  // tree, as far as `make_room`, which says whether the pool may give a row of blocks more, allows.
   bool waits(Sequence& sequence, Clock::time_point now, std::uint32_t tenant_blocks,
              const std::function<bool()>& make_room);
 
@@ -55,7 +55,10 @@ class PrefixRestore {
  private:
   void put_into_tree(Sequence& sequence, std::uint32_t tenant_blocks,
                      const std::function<bool()>& make_room);
-  std::span<const std::byte> bytes_of(BlockId block) const;
+  std::span<std::byte> bytes_of(BlockId block) const;
+  bool offer(const KvPrefix& prefix, PrefixTree::Row row);
+  bool put_row(std::string_view bytes, Account* owner, std::vector<BlockId>& blocks,
+               const std::function<bool()>& make_room);
 
   const std::shared_ptr<KvTier> tier_;
   BlockPool& pool_;
@@ -63,6 +66,7 @@ class PrefixRestore {
   const std::function<void()> wake_;
   bool may_offer_ = true, may_restore_ = true;
   std::uint64_t restored_tokens_ = 0;
+  std::vector<std::span<const std::byte>> parts_;  // offer()'s
 };
 
 }  // namespace plimsoll

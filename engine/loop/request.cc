@@ -32,11 +32,11 @@ std::uint32_t peak_tokens(const SequenceRequest& request) {
   return std::max(prompt, prompt + request.max_new_tokens - 1);
 }
 
-std::uint64_t peak_bytes(const SequenceRequest& request, std::uint32_t block_tokens) {
+std::uint64_t peak_bytes(const SequenceRequest& request, const KvDemand& demand) {
   constexpr std::uint64_t sequence_bytes = 1024;  // the object itself, its maps' entries, its event
   const std::uint64_t tokens = request.prompt.size() + request.max_new_tokens;
   std::uint64_t bytes = sequence_bytes + tokens * sizeof(TokenId);
-  bytes += (tokens / block_tokens + 1) * sizeof(BlockId);
+  bytes += (tokens / demand.block_tokens + 1) * demand.layer_groups() * sizeof(BlockId);
   bytes += request.sampling.logit_bias.size() * sizeof(request.sampling.logit_bias[0]);
   bytes += request.stop_tokens.size() * sizeof(TokenId);
   if (request.prompt_logprobs) {
@@ -47,7 +47,8 @@ std::uint64_t peak_bytes(const SequenceRequest& request, std::uint32_t block_tok
 }
 
 Result<void> check_request(const SequenceRequest& request, const ModelInfo& model,
-                           const EngineConfig& config, std::uint32_t capacity_blocks) {
+                           const EngineConfig& config, const KvDemand& demand,
+                           std::uint32_t capacity_blocks) {
   if (request.prompt.empty()) return fail(bad("prompt", "the prompt has no tokens"));
   if (request.max_new_tokens == 0 && !request.prompt_logprobs) {
     return fail(bad("max_tokens",
@@ -87,8 +88,7 @@ Result<void> check_request(const SequenceRequest& request, const ModelInfo& mode
                                         std::to_string(model.vocab)));
     }
   }
-  const std::uint32_t needed =
-      (peak_tokens(request) + config.block_tokens - 1) / config.block_tokens;
+  const std::uint32_t needed = demand.blocks(demand.rows(peak_tokens(request)));
   if (needed > capacity_blocks) {
     return fail(Error(ErrorCode::resource_exhausted,
                       "the prompt's " + std::to_string(request.prompt.size()) +

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "engine/base/result.h"
+#include "engine/kv/kv_layout.h"
 #include "engine/loop/engine.h"
 
 namespace plimsoll {
@@ -12,11 +13,12 @@ namespace plimsoll {
 std::uint32_t peak_tokens(const SequenceRequest& request);
 
 // The bytes that a sequence takes outside the KV pool, from its start to its end.
-std::uint64_t peak_bytes(const SequenceRequest& request, std::uint32_t block_tokens);
+std::uint64_t peak_bytes(const SequenceRequest& request, const KvDemand& demand);
 
 // Errors: invalid_argument with `param` set, or resource_exhausted for a sequence that the pool of
 // `capacity_blocks` can never hold.
 Result<void> check_request(const SequenceRequest& request, const ModelInfo& model,
-                           const EngineConfig& config, std::uint32_t capacity_blocks);
+                           const EngineConfig& config, const KvDemand& demand,
+                           std::uint32_t capacity_blocks);
 
 }  // namespace plimsoll

@@ -15,6 +15,7 @@
 #include "engine/batching/planner.h"
 #include "engine/batching/prompt_lookup.h"
 #include "engine/batching/wait_estimate.h"
+#include "engine/kv/block_table.h"
 #include "engine/kv/kv_tier.h"
 #include "engine/loop/engine.h"
 #include "engine/memory/ledger.h"
@@ -60,7 +61,7 @@ struct Sequence {
   double expected_ttft = 0;    // when it came, in seconds; 0: nothing was ahead of it
 
   std::uint32_t tenant = 0;   // the planner's index
-  std::uint32_t reserve = 0;  // blocks that it is expected to hold at its end
+  std::uint32_t reserve = 0;  // rows that its block table is expected to have at its end
   std::uint64_t order = 0;    // of arrival
   Clock::time_point submitted;
   bool started = false;  // has been scheduled once
@@ -68,7 +69,7 @@ struct Sequence {
   bool done = false;
   std::uint32_t event = ~0U;  // its index among the step's events
 
-  std::vector<BlockId> blocks;
+  BlockTable blocks;
   std::uint32_t computed = 0;  // tokens whose keys and values are in `blocks`
   std::uint32_t charged = 0;   // of `tokens`, those that its tenant was served
   std::uint32_t cached = 0;
@@ -114,7 +115,8 @@ struct Sequence {
       view.score_until =
           tokens.size() == prompt_tokens && view.samples ? prompt_tokens : prompt_tokens - 1;
     }
-    view.blocks = static_cast<std::uint32_t>(blocks.size());
+    view.rows = blocks.rows();
+    view.blocks = blocks.held();
     return view;
   }
 

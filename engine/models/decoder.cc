@@ -31,7 +31,15 @@ Decoder::Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderW
       weights_(std::move(weights)),
       w_(std::move(bound)),
       limits_(options.limits),
-      pool_(*options.pool) {}
+      pool_(*options.pool) {
+  const KvLayout layout = kv_layout(16, KvType::f16);
+  std::uint32_t full = 0, windowed = layout.full_groups * layout.layers;
+  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+    const bool behind = layout.windowed_groups > 0 && config_.is_local(layer);
+    const std::uint32_t n = behind ? windowed++ : full++;
+    kv_places_.push_back({n / layout.layers, n % layout.layers});
+  }
+}
 
 Result<std::unique_ptr<CausalModel>> Decoder::load(GgufFile file, const LoadOptions& options) {
   auto config = read_decoder_config(file);
@@ -115,11 +123,7 @@ Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const 
 }
 
 KvLayout Decoder::kv_layout(std::uint32_t block_tokens, KvType type) const {
-  return {.layers = config_.layers,
-          .kv_heads = config_.kv_heads,
-          .head_dim = config_.head_dim,
-          .block_tokens = block_tokens,
-          .type = type};
+  return plimsoll::kv_layout(info_, block_tokens, type);
 }
 
 void Decoder::forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) {
@@ -148,7 +152,7 @@ std::size_t Decoder::place(std::span<const SequenceChunk> chunks) {
                        .out = b_.attended.data() + tokens * q_width,
                        .tokens = static_cast<std::uint32_t>(chunk.tokens.size()),
                        .start_position = chunk.start_position,
-                       .blocks = chunk.blocks};
+                       .blocks = {}};  // each layer's own
     for (std::uint32_t i = 0; i < chunk.tokens.size(); ++i) {
       const TokenId id = chunk.tokens[i];
       assert(id >= 0 && static_cast<std::uint32_t>(id) < config_.vocab);
@@ -192,6 +196,7 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
   const DecoderConfig& c = config_;
   const DecoderLayer& w = w_.layers[layer];
   const bool local = c.is_local(layer);
+  const std::uint32_t kv_layer = kv_places_[layer].layer;
   const std::size_t q_width = std::size_t{c.heads} * c.head_dim;
   const std::size_t kv_width = std::size_t{c.kv_heads} * c.head_dim;
   const std::size_t half = c.head_dim / 2;
@@ -234,12 +239,13 @@ void Decoder::attend(std::uint32_t layer, std::span<const SequenceChunk> chunks,
       rope(q, c.heads, c.head_dim, cos + t * half, sin + t * half, c.rope_style);
       rope(k, c.kv_heads, c.head_dim, cos + t * half, sin + t * half, c.rope_style);
       const Place& place = b_.places[t];
-      write_kv(kv.layout(), kv.data(), layer, chunks[place.chunk].blocks, place.position, 1, k, v,
-               kv_width);
+      write_kv(kv.layout(), kv.data(), kv_layer, table(chunks[place.chunk], layer), place.position,
+               1, k, v, kv_width);
     }
   });
 
-  attention(attention_shape(c, local), kv.layout(), kv.data(), layer,
+  for (std::size_t i = 0; i < chunks.size(); ++i) b_.sequences[i].blocks = table(chunks[i], layer);
+  attention(attention_shape(c, local), kv.layout(), kv.data(), kv_layer,
             b_.sequences.first(chunks.size()), q_width, b_.attention_scratch, pool_);
   const QuantizedActivations attended = quantized(w.attention_output, tokens);
   if (w.attention_output.packed.quantized()) {

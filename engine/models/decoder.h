@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "engine/base/result.h"
 #include "engine/formats/gguf.h"
@@ -34,6 +35,11 @@ class Decoder final : public CausalModel {
     TokenId id;
     std::uint32_t chunk;
     std::uint32_t position;
+  };
+
+  // Where a layer's keys and values are: in blocks of a group, as one of its layers.
+  struct KvPlace {
+    std::uint32_t group, layer;
   };
 
   // What a step computes in; the first dimension of each is the step's tokens.
@@ -70,6 +76,10 @@ class Decoder final : public CausalModel {
   void make_rope_tables(std::size_t tokens);
   void attend(std::uint32_t layer, std::span<const SequenceChunk> chunks, std::size_t tokens,
               BlockPool& kv);
+  // Of a chunk, from the layer's group on.
+  std::span<const BlockId> table(const SequenceChunk& chunk, std::uint32_t layer) const {
+    return chunk.blocks.subspan(kv_places_[layer].group);
+  }
   void feed_forward(const DecoderLayer& layer, std::size_t tokens);
   void write_logits(std::span<const SequenceChunk> chunks, float* logits);
 
@@ -89,6 +99,7 @@ class Decoder final : public CausalModel {
   ModelInfo info_;
   Weights weights_;
   DecoderWeights w_;
+  std::vector<KvPlace> kv_places_;  // by layer
   StepLimits limits_;
   ThreadPool& pool_;
   Arena arena_;

@@ -113,6 +113,8 @@ ModelInfo decoder_info(const GgufFile& file, const DecoderConfig& config) {
                    .head_dim = config.head_dim,
                    .vocab = config.vocab,
                    .context_tokens = config.context_tokens,
+                   .window = config.window,
+                   .window_pattern = config.window_pattern,
                    .parameters = summary.parameters,
                    .file_bytes = file.file().size(),
                    .quantization = std::string(info(summary.main_type).name)};

@@ -43,6 +43,8 @@ struct ModelInfo {
   std::uint32_t head_dim = 0;
   std::uint32_t vocab = 0;
   std::uint32_t context_tokens = 0;  // what the model was trained for
+  // Every window_pattern-th layer sees all tokens, the others the last `window`. 0: all see all.
+  std::uint32_t window = 0, window_pattern = 0;
   std::uint64_t parameters = 0;
   std::uint64_t file_bytes = 0;
   std::string quantization;  // the type that holds most of the weights: "Q4_1"
@@ -51,6 +53,16 @@ struct ModelInfo {
 // What is known without touching the weights. `path` is a .gguf file, or a folder that holds
 // model.safetensors, config.json and tokenizer.json.
 Result<ModelInfo> probe_model(const std::filesystem::path& path);
+
+// How a causal model's keys and values lie in blocks.
+inline KvLayout kv_layout(const ModelInfo& model, std::uint32_t block_tokens, KvType type) {
+  return KvLayout{.layers = model.layers,
+                  .kv_heads = model.kv_heads,
+                  .head_dim = model.head_dim,
+                  .block_tokens = block_tokens,
+                  .type = type}
+      .with_window(model.window, model.window_pattern);
+}
 
 // A model's text side, without its weights: what a gateway needs.
 struct ModelText {
@@ -87,8 +99,8 @@ struct LoadOptions {
 };
 
 // One sequence's part of a step: `tokens` at positions start_position.. ; their keys and values
-// are written to `blocks`, which already has room. Logits are made for the last `logit_rows`
-// tokens.
+// are written to `blocks`, a block table that already has room. Logits are made for the last
+// `logit_rows` tokens.
 struct SequenceChunk {
   std::span<const TokenId> tokens;
   std::uint32_t start_position = 0;

@@ -192,7 +192,7 @@ void expect_what_the_plan_says(KvType type) {
   const auto served = house.loader->load_engine(house.model, *entry);
   ASSERT_TRUE(served) << to_string(served.error());
   const auto info = entry->info;
-  const KvLayout layout{info.layers, info.kv_heads, info.head_dim, 16, type};
+  const KvLayout layout = kv_layout(info, 16, type);
   EXPECT_EQ(served->engine->stats().kv_blocks_total, plan->kv[0].bytes / layout.block_bytes());
   const auto charged = house.ledger.total_bytes(MemoryKind::anonymous);
   EXPECT_NEAR(static_cast<double>(served->promised.bytes()),
@@ -200,7 +200,7 @@ void expect_what_the_plan_says(KvType type) {
       << "what the engine took is what the plan said";
   // What a tenant's quota counts for a token.
   const auto text = house.loader->serve_text(*entry, {pretend::byte_model_text(), Charge()});
-  EXPECT_EQ(text.text->kv_token_bytes(), layout.block_bytes() / 16);
+  EXPECT_EQ(text.text->kv_bytes().token, layout.token_bytes());
 }
 
 TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {

@@ -22,7 +22,8 @@ class PromptTokensTest : public storage::DiskCacheTest {
 
   static std::unique_ptr<TextModel> make_model(const char* version,
                                                std::uint32_t context_tokens = 100'000) {
-    return std::make_unique<TextModel>("m", testing::byte_model_text(), context_tokens, 0, version);
+    return std::make_unique<TextModel>("m", testing::byte_model_text(), context_tokens,
+                                       cluster::KvBytes{}, version);
   }
   static GenerateRequest prompt(std::string text) {
     GenerateRequest request;

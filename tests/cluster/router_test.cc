@@ -50,7 +50,7 @@ TEST(Router, ATenantBurstsWhileEveryNodeIsGreen) {
     stream.tenant = "t";
     stream.model = "m";
     stream.prompt_tokens = bytes;
-    stream.kv_token_bytes = 1;
+    stream.kv.token = 1;
     stream.sequences.push_back({++id, 0, {}});
     return router.submit(std::move(stream), Time(1), actions).decision.verdict;
   };

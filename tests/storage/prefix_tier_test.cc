@@ -85,8 +85,8 @@ TEST_F(PrefixTierTest, ABlockIsFoundBehindItsOwnTextOnly) {
   const TenantId alice("alice");
   const auto offer = [&](const std::vector<TokenId>& text, std::size_t tokens) {
     const KvPrefix prefix("salt", alice, std::span(text).first(tokens));
-    EXPECT_TRUE(
-        eventually([&] { return config_.tier->offer(prefix, std::as_bytes(std::span(block))); }));
+    const std::span<const std::byte> parts[] = {std::as_bytes(std::span(block))};
+    EXPECT_TRUE(eventually([&] { return config_.tier->offer(prefix, parts); }));
   };
   const auto known = [&](const std::vector<TokenId>& text) {
     const auto fetch = config_.tier->look_up(KvPrefix("salt", alice, text), 0);
@@ -142,7 +142,8 @@ TEST_F(PrefixTierTest, WhatIsForgottenOnItsWayNeverArrives) {
   for (std::size_t end = 16; end <= 64; end += 16) {
     for (const auto& tenant : {alice, bob}) {
       const KvPrefix prefix(tenant.get(), tenant, std::span(prompt).first(end));
-      EXPECT_TRUE(config_.tier->offer(prefix, block));
+      const std::span<const std::byte> parts[] = {block};
+      EXPECT_TRUE(config_.tier->offer(prefix, parts));
     }
   }
   config_.tier->forget(alice);

@@ -397,7 +397,7 @@ HWY_INLINE Tile<T> PagedTile(const KvLayout& layout, const std::byte* pool_data,
     const std::size_t seen = std::clamp(g, tile.begin / group_keys, (tile.end - 1) / group_keys);
     const std::size_t key = first + seen * group_keys;
     const std::byte* const block =
-        pool_data + blocks[key / layout.block_tokens].get() * layout.block_bytes();
+        pool_data + blocks[layout.table_index(key)].get() * layout.block_bytes();
     const std::size_t slot = key % layout.block_tokens;
     const auto head = [&](std::size_t offset) {
       return reinterpret_cast<const T*>(block + offset + kv_head * layout.head_bytes());
@@ -594,7 +594,8 @@ void attention(const AttentionShape& shape, const KvLayout& layout, const std::b
   const auto attend = PLIMSOLL_DISPATCH(AttendPaged);
   for_each_item(shape, sequences, scratch, pool, [&](const AttentionItem& item, float* memory) {
     const AttentionSequence& sequence = sequences[item.sequence];
-    assert(sequence.blocks.size() >= layout.blocks_for(sequence.start_position + sequence.tokens));
+    assert(sequence.blocks.size() >
+           layout.table_index(sequence.start_position + sequence.tokens - 1));
     attend(shape, layout, pool_data, layer, sequence, item, row_stride, memory);
   });
 }

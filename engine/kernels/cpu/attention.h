@@ -28,7 +28,7 @@ struct AttentionSequence {
   float* out = nullptr;
   std::uint32_t tokens = 0;
   std::uint32_t start_position = 0;  // of the first token; keys 0..start+tokens-1 are in the blocks
-  std::span<const BlockId> blocks;   // the block table
+  std::span<const BlockId> blocks;   // the block table, from the layer's group on
 };
 
 // Floats of scratch that the functions below need for each thread of the pool: a tile of queries,

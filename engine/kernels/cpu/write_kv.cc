@@ -178,7 +178,7 @@ void WriteKv(const KvLayout& layout, std::byte* pool_data, std::uint32_t layer,
     const std::uint32_t position = start_position + t;
     const std::size_t slot = position % layout.block_tokens;
     std::byte* const block =
-        pool_data + blocks[position / layout.block_tokens].get() * layout.block_bytes();
+        pool_data + blocks[layout.table_index(position)].get() * layout.block_bytes();
     StoreToken(layout, block, layer, slot, k, true);
     StoreToken(layout, block, layer, slot, v, false);
   }
@@ -198,7 +198,7 @@ void write_kv(const KvLayout& layout, std::byte* pool_data, std::uint32_t layer,
               const float* k, const float* v, std::size_t row_stride) {
   assert(layout.block_tokens % 16 == 0);
   assert(layout.head_dim <= max_head_dim);
-  assert(tokens == 0 || blocks.size() >= layout.blocks_for(start_position + tokens));
+  assert(tokens == 0 || blocks.size() > layout.table_index(start_position + tokens - 1));
   PLIMSOLL_DISPATCH(WriteKv)
   (layout, pool_data, layer, blocks, start_position, tokens, k, v, row_stride);
 }

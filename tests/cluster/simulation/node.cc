@@ -25,7 +25,7 @@ Node::Node(World& world, Network& network, std::vector<Peer*> routers, NodeConfi
                 .sequences = config_.places,
                 .logit_rows = config_.places,
                 .chunk_tokens = 64},
-               block_tokens) {}
+               {block_tokens}) {}
 
 // ---- what happens to it
 
@@ -38,7 +38,7 @@ void Node::boot() {
   inbox_.clear();
   runs_.clear();
   tenants_.clear();
-  planner_ = Planner(planner_.limits(), block_tokens);
+  planner_ = Planner(planner_.limits(), {block_tokens});
   steps_ = 0;
   for (auto& connection : connections_) connection = {};
   world_.trace("{} boots, life {}", config_.name, life_);
@@ -259,7 +259,7 @@ void Node::step(std::uint64_t life) {
   for (const std::uint32_t i : plan.preempted) {
     PlannerSequence& view = run_of(views[i])->view;
     view.state = PlannerSequence::State::waiting;
-    view.computed = view.blocks = 0;
+    view.computed = view.rows = view.blocks = 0;
   }
   const bool worked = !plan.chunks.empty();
   std::vector<std::uint64_t> complete;
@@ -268,7 +268,7 @@ void Node::step(std::uint64_t life) {
     PlannerSequence& view = run.view;
     view.state = PlannerSequence::State::running;
     view.computed += chunk.tokens;
-    view.blocks = std::max(view.blocks, blocks_for(view.computed));
+    view.rows = view.blocks = std::max(view.blocks, blocks_for(view.computed));
     if (view.computed < view.target) {
       planner_.serve(view.tenant, chunk.tokens * Planner::prompt_token_cost);
       continue;

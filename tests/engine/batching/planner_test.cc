@@ -28,7 +28,7 @@ PlannerSequence sequence(std::uint32_t tenant, State state, std::uint32_t comput
   s.state = state;
   s.computed = computed;
   s.target = target;
-  s.blocks = s.freeable = state == State::waiting ? 0 : blocks_for(computed);
+  s.rows = s.blocks = s.freeable = state == State::waiting ? 0 : blocks_for(computed);
   return s;
 }
 PlannerSequence waiting(std::uint32_t tenant, std::uint32_t target) {
@@ -68,7 +68,7 @@ class PlannerTest : public testing::Test {
   }
 
   Planner planner_{{.tokens = 64, .sequences = 4, .logit_rows = 4, .chunk_tokens = 32},
-                   block_tokens};
+                   {block_tokens}};
   std::vector<PlannerSequence> sequences_;
   std::vector<double> weights_;            // of tenants; 1 of others
   std::vector<std::uint32_t> guaranteed_;  // of tenants, blocks; 0 of others
@@ -361,7 +361,7 @@ class PlannerDrafts : public testing::Test {
   }
 
   PlannerLimits limits_{.tokens = 64, .sequences = 32, .logit_rows = 32, .chunk_tokens = 32};
-  Planner planner_{limits_, block_tokens};
+  Planner planner_{limits_, {block_tokens}};
   std::vector<PlannerSequence> sequences_;
 };
 
@@ -442,7 +442,7 @@ class Simulation {
                .logit_rows = 1 + below(10),
                .chunk_tokens = 1 + below(60)};
     capacity_ = 5 + below(30);
-    planner_ = Planner(limits_, block_tokens);
+    planner_ = Planner(limits_, {block_tokens});
     if (below(2) == 0) planner_.set_cost({.base = 0.01, .per_token = 0.0005, .per_row = 0.0001});
   }
   std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>(random_() % n); }
@@ -533,7 +533,7 @@ class Simulation {
       s.target = std::max(s.target, s.computed);
       planner_.serve(s.tenant, chunk.tokens);
       held += needed - s.blocks;
-      s.blocks = needed;
+      s.rows = s.blocks = needed;
       drafted += chunk.drafts;
       if (s.computed == s.target) ++s.target;  // one more is known, to be computed next
     }
@@ -551,7 +551,7 @@ class Simulation {
   std::mt19937 random_;
   PlannerLimits limits_;
   std::uint32_t capacity_ = 0;
-  Planner planner_{{}, block_tokens};
+  Planner planner_{{}, {block_tokens}};
   std::vector<PlannerSequence> live_;
   std::map<std::uint64_t, std::uint32_t> ends_;  // tokens at which a sequence is finished
   std::uint32_t count_[4] = {};
@@ -576,7 +576,7 @@ struct Load {
 };
 std::vector<double> serve(const std::vector<Load>& loads, int steps) {
   Planner planner({.tokens = 64, .sequences = 8, .logit_rows = 8, .chunk_tokens = 32},
-                  block_tokens);
+                  {block_tokens});
   std::vector<std::uint32_t> count(loads.size());
   std::vector<double> served(loads.size());
   std::vector<PlannerSequence> live;
@@ -603,7 +603,7 @@ std::vector<double> serve(const std::vector<Load>& loads, int steps) {
       PlannerSequence& s = live[chunk.sequence];
       s.state = State::running;
       s.computed += chunk.tokens;
-      s.blocks = std::max(s.blocks, blocks_for(s.computed));
+      s.rows = s.blocks = std::max(s.blocks, blocks_for(s.computed));
       planner.serve(s.tenant, chunk.tokens);
       served[s.tenant] += chunk.tokens;
       if (s.computed == s.target) ++s.target;
@@ -658,7 +658,7 @@ class GreedyTest : public PlannerTest {
     PlannerLimits limits{.tokens = 512, .sequences = 64, .logit_rows = 64, .chunk_tokens = 256};
     limits.greedy_step_seconds = 0.02;
     limits.decode_step_seconds = 1;
-    planner_ = Planner(limits, block_tokens);
+    planner_ = Planner(limits, {block_tokens});
     planner_.set_cost({0.004, 0.0005, 0});
     for (const std::uint32_t t : {0U, 1U, 2U}) planner_.activate(t);
   }

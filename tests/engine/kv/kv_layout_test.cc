@@ -53,5 +53,60 @@ TEST(KvLayout, Int4PadsAHeadToWholeGroups) {
   EXPECT_EQ(layout.row_scales_bytes(), 4U);
 }
 
+// Gemma 3 270M: of 18 layers each sixth sees all tokens, the others 512.
+const KvLayout windowed =
+    KvLayout{.layers = 18, .kv_heads = 1, .head_dim = 256}.with_window(512, 6);
+
+TEST(KvLayout, GroupsAreOfAsManyLayersAsDivideBothKinds) {
+  EXPECT_EQ(windowed.layers, 3U);
+  EXPECT_EQ(windowed.full_groups, 1U);
+  EXPECT_EQ(windowed.windowed_groups, 5U);
+  EXPECT_EQ(windowed.token_bytes(), 18U * 1024);
+  const KvLayout odd = KvLayout{.layers = 34, .kv_heads = 1, .head_dim = 64}.with_window(1024, 6);
+  EXPECT_EQ(odd.layers, 1U);  // 5 and 29
+  EXPECT_EQ(odd.layer_groups(), 34U);
+  for (const auto& [tokens, pattern] : {std::pair{0U, 0U}, {512U, 1U}, {512U, 20U}}) {
+    const KvLayout one =
+        KvLayout{.layers = 18, .kv_heads = 1, .head_dim = 256}.with_window(tokens, pattern);
+    EXPECT_EQ(one.layers, 18U) << "no windows, or nothing that sees all";
+    EXPECT_EQ(one.layer_groups(), 1U);
+    EXPECT_EQ(one.window_rows(), 0U);
+  }
+}
+
+TEST(KvLayout, AWindowsFirstRow) {
+  // The token at 511 sees 0..511, that at 512 1..512, that at 527 16..527.
+  EXPECT_EQ(windowed.first_seen_row(511), 0U);
+  EXPECT_EQ(windowed.first_seen_row(526), 0U);
+  EXPECT_EQ(windowed.first_seen_row(527), 1U);
+  EXPECT_EQ(windowed.window_rows(), 32U);
+  for (std::uint32_t rows = 40; rows < 60; ++rows) {
+    EXPECT_EQ(rows - windowed.first_seen_row(rows * 16), windowed.window_rows());
+  }
+}
+
+TEST(KvDemand, IsWhatASequenceHoldsAtMost) {
+  const auto demand = KvDemand::of(windowed, 256);
+  std::uint32_t most = 0;
+  for (std::uint32_t computed = 0; computed < 5000; ++computed) {
+    const std::uint32_t rows = demand.rows(computed + 256);
+    most = std::max(most, rows - windowed.first_seen_row(computed));
+    EXPECT_LE(rows + 5 * (rows - windowed.first_seen_row(computed)), demand.blocks(rows));
+  }
+  EXPECT_EQ(most, demand.window_rows);
+  EXPECT_EQ(demand.blocks(10), 60U);
+  EXPECT_EQ(demand.blocks(1000), 1000 + 5 * demand.window_rows);
+}
+
+TEST(KvDemand, TheLongestSequenceFits) {
+  for (const auto& demand : {KvDemand::of(windowed, 256), KvDemand{16, 1, 0, 0}}) {
+    for (std::uint32_t blocks = 1; blocks < 2000; blocks += 7) {
+      const auto rows = static_cast<std::uint32_t>(demand.tokens_within(blocks) / 16);
+      EXPECT_LE(demand.blocks(rows), blocks);
+      EXPECT_GT(demand.blocks(rows + 1), blocks);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/kv/block_table.h"
+
 namespace plimsoll {
 namespace {
 
@@ -320,8 +322,8 @@ TEST_F(PrefixTreeTest, RandomUseKeepsTheTreeAndThePoolInStep) {
 
 TEST_F(PrefixTreeTest, WhatLeavesIsShownWithItsTextUnlessItIsKnownElsewhereOrPrivate) {
   std::map<std::vector<TokenId>, std::string> left;
-  tree_.set_on_leave([&](const KvPrefix& prefix, BlockId block) {
-    EXPECT_EQ(pool_.references(block), 1U) << "its bytes are still there";
+  tree_.set_on_leave([&](const KvPrefix& prefix, PrefixTree::Row row) {
+    EXPECT_EQ(pool_.references(row.front()), 1U) << "its bytes are still there";
     left[{prefix.tokens.begin(), prefix.tokens.end()}] =
         std::string(prefix.salt) + " of " + prefix.tenant.get();
   });
@@ -344,7 +346,7 @@ TEST_F(PrefixTreeTest, WhatLeavesIsShownWithItsTextUnlessItIsKnownElsewhereOrPri
 
 TEST_F(PrefixTreeTest, WhatIsForgottenGoesWithoutAWordAndWhatIsUsedGoesSoLater) {
   std::set<std::vector<TokenId>> left;
-  tree_.set_on_leave([&](const KvPrefix& prefix, BlockId) {
+  tree_.set_on_leave([&](const KvPrefix& prefix, PrefixTree::Row) {
     left.emplace(prefix.tokens.begin(), prefix.tokens.end());
   });
   finish("a", alice, text(48));
@@ -371,11 +373,150 @@ TEST_F(PrefixTreeTest, TheNewestComeFirstAndParentsBeforeChildren) {
   finish("s", alice, text(32));
   finish("s", alice, text(32, 500));
   std::vector<std::vector<TokenId>> seen;
-  tree_.for_each_newest([&](const KvPrefix& prefix, BlockId) {
+  tree_.for_each_newest([&](const KvPrefix& prefix, PrefixTree::Row) {
     seen.emplace_back(prefix.tokens.begin(), prefix.tokens.end());
     return seen.size() < 3;
   });
   EXPECT_EQ(seen, (std::vector<std::vector<TokenId>>{text(16, 500), text(32, 500), text(16)}));
+}
+
+// Of three layers one sees all tokens, two see 40: the last three rows.
+class WindowedPrefixTree : public testing::Test {
+ protected:
+  // A sequence that was computed in chunks of 32 tokens, and keeps what it may at each one's end.
+  void compute(const std::vector<TokenId>& tokens, BlockOrigin origin = BlockOrigin::computed) {
+    BlockTable table;
+    for (std::size_t end = 32; end <= tokens.size(); end += 32) {
+      for (int row = 0; row < 2; ++row) {
+        if (pool_.free_count() < 3) tree_.evict(3 - pool_.free_count());
+        ASSERT_TRUE(table.add_row(pool_, nullptr));
+      }
+      tree_.insert("a", alice, tokens, table.ids(), ~0U, origin);
+      table.pass(pool_, static_cast<std::uint32_t>(end));
+    }
+    table.clear(pool_);
+    check();
+  }
+  // In rows. What comes can be gone on with.
+  std::size_t matched(const std::vector<TokenId>& tokens) {
+    std::vector<BlockId> ids;
+    const std::uint32_t count = tree_.match("a", alice, tokens, ids);
+    EXPECT_EQ(ids.size(), count / 16 * 3);
+    for (std::size_t r = 0; r < ids.size() / 3; ++r) {
+      for (std::size_t g = 0; g < 3; ++g) {
+        EXPECT_EQ(ids[r * 3 + g] != no_block, g == 0 || ids.size() / 3 - r <= 3);
+      }
+    }
+    BlockTable table;
+    table.assign(ids, windowed);
+    table.clear(pool_);
+    return count / 16;
+  }
+  // The tree counts what it holds, and nobody else holds anything.
+  void check() {
+    EXPECT_EQ(tree_.size(), pool_.capacity() - pool_.free_count());
+    EXPECT_EQ(tree_.stats(alice).blocks, tree_.size());
+    EXPECT_EQ(tree_.evictable(), tree_.size());
+  }
+  static std::vector<TokenId> forked(std::size_t at, std::size_t count, TokenId first = 1000) {
+    auto tokens = text(at);
+    for (const TokenId id : text(count - at, first)) tokens.push_back(id);
+    return tokens;
+  }
+
+  const KvLayout windowed = KvLayout{.layers = 3, .kv_heads = 1, .head_dim = 16}.with_window(40, 3);
+  Ledger ledger_;
+  BlockPool pool_ = *BlockPool::make(windowed, 100 * windowed.block_bytes(),
+                                     ledger_.account(Component::kv, "m", shared_tenant));
+  PrefixTree tree_{pool_, ledger_, "m"};
+};
+
+TEST_F(WindowedPrefixTree, GoesOnBehindTheEndAndHoldsAWindowBeforeItOnly) {
+  compute(text(160));
+  EXPECT_EQ(tree_.size(), 10U + 3 * 2);
+  EXPECT_EQ(matched(text(161)), 10U);
+  EXPECT_EQ(tree_.known("a", text(130)), 128U);
+  EXPECT_EQ(matched(text(130)), 0U) << "the rows are there, a window before their end is not";
+  // A conversation that goes on.
+  compute(text(224));
+  EXPECT_EQ(tree_.size(), 14U + 3 * 2);
+  EXPECT_EQ(matched(text(225)), 14U);
+}
+
+TEST_F(WindowedPrefixTree, WhereTextsPartAWindowIsKept) {
+  compute(text(160));
+  compute(forked(96, 192));
+  EXPECT_EQ(matched(forked(96, 200, 2000)), 6U) << "the second showed that they part here";
+  EXPECT_EQ(matched(text(161)), 10U);
+  EXPECT_EQ(matched(forked(96, 193)), 12U);
+  EXPECT_EQ(tree_.size(), (10 + 6) + 3 * 3 * 2U);
+  // Near the beginning a window is all there is.
+  compute(forked(16, 96, 3000));
+  EXPECT_EQ(matched(forked(16, 40, 4000)), 1U);
+}
+
+TEST_F(WindowedPrefixTree, WhatSequencesHavePassedIsEvictedWithoutTheirRows) {
+  compute(text(160));
+  std::vector<BlockId> ids;
+  ASSERT_EQ(tree_.match("a", alice, text(161), ids), 160U);
+  BlockTable table;
+  table.assign(ids, windowed);
+  EXPECT_EQ(tree_.evictable(), 0U);
+  table.pass(pool_, 192);
+  EXPECT_EQ(tree_.evictable(), 2U * 2) << "two rows are below the window now";
+  EXPECT_EQ(tree_.evict(4), 4U);
+  EXPECT_EQ(tree_.size(), 10U + 2);
+  EXPECT_EQ(matched(text(161)), 0U);
+  table.clear(pool_);
+  check();
+  EXPECT_EQ(tree_.evict(100), 12U);
+  EXPECT_EQ(tree_.size(), 0U);
+}
+
+TEST_F(WindowedPrefixTree, WhatLeavesHasItsWindowedBlocksLastIfAtAll) {
+  std::map<std::size_t, std::size_t> blocks;  // by tokens of the text
+  tree_.set_on_leave([&](const KvPrefix& prefix, PrefixTree::Row row) {
+    EXPECT_NE(row[0], no_block);
+    EXPECT_EQ(row[1] == no_block, row[2] == no_block);
+    blocks[prefix.tokens.size()] = row[2] == no_block ? 1 : 3;
+  });
+  compute(text(96));
+  tree_.clear();
+  EXPECT_EQ(blocks, (std::map<std::size_t, std::size_t>{
+                        {16, 1}, {32, 1}, {48, 1}, {64, 3}, {80, 3}, {96, 3}}));
+}
+
+TEST_F(WindowedPrefixTree, RestoredRowsThatAreCompletedAreOfferedAgain) {
+  std::set<std::size_t> left;
+  tree_.set_on_leave(
+      [&](const KvPrefix& prefix, PrefixTree::Row) { left.insert(prefix.tokens.size()); });
+  compute(text(160), BlockOrigin::restored);
+  compute(forked(96, 128));
+  tree_.clear();
+  EXPECT_THAT(left, testing::IsSupersetOf({64, 80, 96, 112, 128}));
+  EXPECT_THAT(left, testing::Not(testing::Contains(testing::Gt(128))));
+}
+
+TEST_F(WindowedPrefixTree, RandomTextsAreMatchedAsDeepAsTheyCanBeGoneOnWith) {
+  for (std::uint32_t seed = 0; seed < 30; ++seed) {
+    std::mt19937 random(seed);
+    for (int i = 0; i < 60; ++i) {
+      const std::size_t at = random() % 4 * 48;
+      const auto text = forked(at, (at + 63) / 32 * 32 + random() % 6 * 32, 1000 * (random() % 5));
+      const std::size_t known = tree_.known("a", text);
+      EXPECT_LE(matched(text) * 16, known);
+      compute(text);
+      auto longer = text;
+      longer.push_back(7);
+      EXPECT_EQ(matched(longer), text.size() / 16);
+      if (random() % 8 == 0) tree_.evict(random() % 20);
+      if (random() % 20 == 0) tree_.set_limit(random() % 60 + 40);
+      check();
+    }
+    tree_.clear();
+    check();
+    tree_.set_limit(100);
+  }
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ struct Outcome {
 
 class EngineHarness {
  public:
-  // A fake model, with a pool of so many blocks, and a ledger of its own.
+  // A fake model, with a pool of so many blocks (of one layer group), and a ledger of its own.
   EngineHarness(EngineConfig config, std::uint32_t blocks, FakeModelOptions model = {})
       : own_ledger_(std::make_unique<Ledger>()), ledger_(*own_ledger_) {
     config.model_version = "fake@1";

@@ -52,19 +52,23 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
   config.queue_length = 400;
   config.tenant_sequences = 400;
   config.prefix_sharing = below(4) != 0;
-  const std::uint32_t blocks = 4 + below(20);
+  const std::uint32_t rows = 4 + below(20);
   FakeModelOptions model;
+  // A third of them have layers with a window.
+  if (GetParam() % 3 == 1) model.window = 1 + below(70);
   // Half of the models repeat themselves, in steps of which little is their tokens'.
   if (GetParam() % 2 == 1) {
     model.habit = {.period = 5 + below(20), .percent = 60 + below(40)};
     config.step_cost = StepCost{.base = 0.01, .per_token = 0.0001};
   }
-  EngineHarness harness(config, blocks, model);
+  const KvLayout layout = FakeModel(model).kv_layout(config.block_tokens, config.kv_type);
+  const auto demand = KvDemand::of(layout, std::min(config.chunk_tokens, config.limits.tokens));
+  EngineHarness harness(config, demand.blocks(rows), model);
 
   std::map<std::uint64_t, Expected> all;
   for (std::uint64_t id = 1; id <= 120; ++id) {
     Expected expected;
-    expected.request = random_request(id, random, blocks * 16);
+    expected.request = random_request(id, random, rows * 16);
     auto& request = expected.request;
     expected.tokens = FakeModel::generate(request.prompt, request.sampling, request.max_new_tokens,
                                           harness.vocab(), request.stop_tokens, model.habit);

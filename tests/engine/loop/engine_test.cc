@@ -839,5 +839,52 @@ TEST(Engine, ASeedGivesTheSameTextInAnyCompany) {
   for (const auto& text : texts) EXPECT_EQ(text, texts[0]);
 }
 
+// Of three layers one sees all tokens, the others 40.
+TEST(Engine, KeepsOfWindowedLayersAWindowOnly) {
+  FakeModelOptions model;
+  model.window = 40;
+  std::uint32_t most = 0;
+  EngineHarness* engine = nullptr;
+  model.on_forward = [&](auto) {
+    most = std::max(most, static_cast<std::uint32_t>(engine->charged(Component::kv) /
+                                                     static_cast<std::int64_t>(1024)));
+  };
+  EngineConfig config = small();
+  config.prefix_sharing = false;
+  EngineHarness harness(config, 60, model);
+  engine = &harness;
+  const auto request = make_request(1, make_prompt(200, 1), 200);
+  ASSERT_TRUE(harness.engine().submit(request));
+  EXPECT_EQ(harness.outcome(1).tokens, alone(request));
+  // 25 rows; of the windowed groups no more than 40 tokens and a chunk: 5 to 6 rows.
+  EXPECT_GE(most, 25U + 2 * 3);
+  EXPECT_LE(most, 25U + 2 * 6);
+  // What has gone on to be free may be resident still, but nothing holds it.
+  EXPECT_EQ(harness.engine().stats().kv_blocks_used, 0U);
+
+  auto longest = make_request(2, make_prompt(500, 1), 12);
+  ASSERT_TRUE(harness.engine().submit(longest)) << "32 rows, 44 blocks";
+  EXPECT_EQ(harness.outcome(2).tokens, alone(longest));
+}
+
+TEST(Engine, APromptsBeginningIsFoundBehindAWindowWhereSeveralHaveIt) {
+  FakeModelOptions model;
+  model.window = 40;
+  EngineHarness harness(small(), 400, model);
+  const auto run = [&](std::uint64_t id) {
+    auto prompt = make_prompt(160, 1);
+    const auto own = make_prompt(150, 100 + id);
+    prompt.insert(prompt.end(), own.begin(), own.end());
+    const auto request = make_request(id, prompt, 20);
+    EXPECT_TRUE(harness.engine().submit(request));
+    EXPECT_EQ(harness.outcome(id).tokens, alone(request));
+    return harness.outcome(id).usage.cached_tokens;
+  };
+  EXPECT_EQ(run(1), 0U);
+  EXPECT_EQ(run(2), 0U) << "nobody knew where the texts would part";
+  EXPECT_EQ(run(3), 160U);
+  EXPECT_EQ(run(4), 160U);
+}
+
 }  // namespace
 }  // namespace plimsoll::testing

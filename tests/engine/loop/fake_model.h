@@ -36,6 +36,7 @@ struct FakeHabit {
 struct FakeModelOptions {
   std::uint32_t vocab = 50;
   FakeHabit habit;
+  std::uint32_t window = 0;               // tokens, of two layers in three; 0: none
   StepLimits limits;                      // exceeding them throws
   std::chrono::microseconds step_time{};  // slept in each step
   TokenId nan_after = no_token;           // the logits after this token are not numbers
@@ -45,14 +46,18 @@ struct FakeModelOptions {
 // Logits are a function of the whole token history, which is not passed along but read back from
 // the KV blocks: each token leaves a mark there that depends on its own and on the mark before it.
 // A wrong block table, a block that was freed too early or written by two sequences, or a stale
-// prefix changes the marks, and with them the output.
+// prefix changes the marks, and with them the output. With a window the marks are in the blocks of
+// all layer groups, and those within it are read from there.
 class FakeModel final : public CausalModel {
  public:
   explicit FakeModel(FakeModelOptions options) : options_(std::move(options)) {
     info_.kind = ModelKind::causal;
     info_.architecture = "fake";
     info_.name = "fake";
-    info_.layers = info_.heads = info_.kv_heads = 1;
+    info_.layers = options_.window > 0 ? 3 : 1;
+    info_.heads = info_.kv_heads = 1;
+    info_.window = options_.window;
+    info_.window_pattern = 3;
     info_.hidden = info_.head_dim = 16;
     info_.vocab = options_.vocab;
     info_.context_tokens = options_.limits.context_tokens;
@@ -60,7 +65,7 @@ class FakeModel final : public CausalModel {
 
   const ModelInfo& info() const override { return info_; }
   KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override {
-    return {.layers = 1, .kv_heads = 1, .head_dim = 16, .block_tokens = block_tokens, .type = type};
+    return plimsoll::kv_layout(info_, block_tokens, type);
   }
 
   void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override {
@@ -71,13 +76,18 @@ class FakeModel final : public CausalModel {
       const std::size_t end = chunk.start_position + chunk.tokens.size();
       for (std::size_t i = 0; i < chunk.tokens.size(); ++i) {
         const std::size_t position = chunk.start_position + i;
-        const std::uint64_t before = position == 0 ? 0 : read(kv, chunk.blocks, position - 1);
-        write(kv, chunk.blocks, position, mark(before, chunk.tokens[i]));
+        const std::uint64_t before = position == 0 ? 0 : read(kv, chunk.blocks, 0, position - 1);
+        for (std::uint32_t group = 0; group < kv.layout().layer_groups(); ++group) {
+          write(kv, chunk.blocks, group, position, mark(before, chunk.tokens[i]));
+        }
       }
       for (std::size_t position = end - chunk.logit_rows; position < end; ++position) {
         std::uint64_t history = 0;
         for (std::size_t i = 0; i <= position; ++i) {
-          history = mix(history, read(kv, chunk.blocks, i));
+          // With a window the last tokens' marks come from the windowed groups, in turns.
+          const bool seen = options_.window > 0 && i + options_.window > position;
+          const auto group = seen ? static_cast<std::uint32_t>(1 + i % 2) : 0;
+          history = mix(history, read(kv, chunk.blocks, group, i));
         }
         write_logits(history, position, options_.habit, {logits, options_.vocab});
         if (chunk.tokens[position - chunk.start_position] == options_.nan_after) {
@@ -132,22 +142,24 @@ class FakeModel final : public CausalModel {
     if (habit.period == 0 || mix(history, 1) % 100 >= habit.percent) return;
     logits[mix(habit.period, position % habit.period) % logits.size()] += 20;
   }
-  static std::byte* slot(const BlockPool& kv, std::span<const BlockId> blocks,
+  static std::byte* slot(const BlockPool& kv, std::span<const BlockId> blocks, std::uint32_t group,
                          std::size_t position) {
     const KvLayout& layout = kv.layout();
     const std::size_t slot_bytes = layout.block_bytes() / layout.block_tokens;
-    return kv.data() + blocks[position / layout.block_tokens].get() * layout.block_bytes() +
+    const BlockId block = blocks[layout.table_index(position) + group];
+    if (block == no_block) throw std::logic_error("a block that was given back");
+    return kv.data() + block.get() * layout.block_bytes() +
            position % layout.block_tokens * slot_bytes;
   }
   static std::uint64_t read(const BlockPool& kv, std::span<const BlockId> blocks,
-                            std::size_t position) {
+                            std::uint32_t group, std::size_t position) {
     std::uint64_t value;
-    std::memcpy(&value, slot(kv, blocks, position), sizeof(value));
+    std::memcpy(&value, slot(kv, blocks, group, position), sizeof(value));
     return value;
   }
-  static void write(const BlockPool& kv, std::span<const BlockId> blocks, std::size_t position,
-                    std::uint64_t value) {
-    std::memcpy(slot(kv, blocks, position), &value, sizeof(value));
+  static void write(const BlockPool& kv, std::span<const BlockId> blocks, std::uint32_t group,
+                    std::size_t position, std::uint64_t value) {
+    std::memcpy(slot(kv, blocks, group, position), &value, sizeof(value));
   }
 
   void check_limits(std::span<const SequenceChunk> chunks, const BlockPool& kv) const {
@@ -161,8 +173,8 @@ class FakeModel final : public CausalModel {
       require(!chunk.tokens.empty(), "an empty chunk");
       require(chunk.logit_rows <= chunk.tokens.size(), "more logit rows than tokens");
       require(end <= limits.context_tokens, "the context limit");
-      require(end <= chunk.blocks.size() * kv.layout().block_tokens, "too few blocks");
-      for (std::size_t i = chunk.start_position / kv.layout().block_tokens; i < chunk.blocks.size();
+      require(kv.layout().table_index(end - 1) < chunk.blocks.size(), "too few blocks");
+      for (std::size_t i = kv.layout().table_index(chunk.start_position); i < chunk.blocks.size();
            ++i) {
         require(kv.references(chunk.blocks[i]) == 1, "a write into a shared block");
       }

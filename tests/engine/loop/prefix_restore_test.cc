@@ -22,15 +22,18 @@ class MemoryTier final : public KvTier {
     for (auto& thread : threads_) thread.join();
   }
 
-  bool offer(const KvPrefix& prefix, std::span<const std::byte> block) override {
+  bool offer(const KvPrefix& prefix, Parts block) override {
     const std::lock_guard lock(mutex_);
     if (refuses > 0) {
       --refuses;
       return false;
     }
     ++offers;
-    blocks_[key(prefix.salt, prefix.tokens)] =
-        std::string(reinterpret_cast<const char*>(block.data()), block.size());
+    std::string& bytes = blocks_[key(prefix.salt, prefix.tokens)];
+    bytes.clear();
+    for (const auto& part : block) {
+      bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
+    }
     return true;
   }
 
@@ -53,9 +56,11 @@ class MemoryTier final : public KvTier {
     return std::make_unique<Fetch>(*this, std::move(found));
   }
 
-  std::size_t size() {
+  std::size_t bytes() {
     const std::lock_guard lock(mutex_);
-    return blocks_.size();
+    std::size_t sum = 0;
+    for (const auto& [key, block] : blocks_) sum += block.size();
+    return sum;
   }
   std::vector<std::string> forgotten() {
     const std::lock_guard lock(mutex_);
@@ -136,7 +141,7 @@ class PrefixRestoreTest : public ::testing::Test {
   }
   void start(std::uint32_t blocks = 64) {
     harness_.reset();
-    harness_ = std::make_unique<EngineHarness>(config_, blocks);
+    harness_ = std::make_unique<EngineHarness>(config_, blocks, model_);
   }
   // Generates, and holds it against the definition.
   SequenceUsage run(const SequenceRequest& request) {
@@ -159,6 +164,7 @@ class PrefixRestoreTest : public ::testing::Test {
 
   const std::shared_ptr<MemoryTier> tier_ = std::make_shared<MemoryTier>();
   EngineConfig config_;
+  FakeModelOptions model_;
   std::unique_ptr<EngineHarness> harness_;
 };
 
@@ -311,9 +317,29 @@ TEST_F(PrefixRestoreTest, ACancelledSequenceWaitsForNothing) {
   harness_.reset();
 }
 
+TEST_F(PrefixRestoreTest, OfPassedRowsWindowedBlocksNeitherGoNorCome) {
+  model_.window = 40;
+  const auto prompt = make_prompt(200, 1);
+  start(100);
+  EXPECT_EQ(run(make_request(1, prompt, 10)).cached_tokens, 0U);
+  start(100);
+  EXPECT_EQ(tier_->offers, 13);
+  // A block is 1 KiB; the last three rows are there with all of their three.
+  EXPECT_EQ(tier_->bytes(), (13U + 3 * 2) * 1024);
+  auto longer = prompt;
+  for (const TokenId token : make_request(1, prompt, 10).prompt) longer.push_back(token);
+  longer.resize(208);
+  const auto known = FakeModel::generate(prompt, make_request(1, prompt, 10).sampling, 8, 50, {});
+  std::ranges::copy(known, longer.begin() + 200);
+  longer.push_back(1);
+  EXPECT_EQ(run(make_request(2, longer, 10)).cached_tokens, 208U);
+  EXPECT_EQ(run(make_request(3, prompt, 10)).cached_tokens, 0U) << "no window ends there";
+}
+
 TEST_F(PrefixRestoreTest, RandomLoadsGiveTheTokensOfTheDefinition) {
-  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
-    start(48);
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+    model_.window = seed > 4 ? 25 : 0;
+    start(seed > 4 ? 100 : 48);
     std::mt19937_64 random(seed);
     std::vector<SequenceRequest> requests;
     for (std::uint64_t i = 0; i < 60; ++i) {

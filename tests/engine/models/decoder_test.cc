@@ -302,6 +302,7 @@ TEST(Decoder, ProbeTellsWhatLoadTells) {
   EXPECT_EQ(runner.model()->info().parameters, probed->parameters);
   const KvLayout layout = runner.model()->kv_layout(32, KvType::int8);
   EXPECT_EQ(layout.layers, 2U);
+  EXPECT_EQ(layout.layer_groups(), 1U);
   EXPECT_EQ(layout.kv_heads, 2U);
   EXPECT_EQ(layout.head_dim, 32U);
   EXPECT_EQ(layout.block_tokens, 32U);

@@ -27,7 +27,9 @@ ModelRunner::ModelRunner(const std::filesystem::path& path, Options options)
     return;
   }
   const KvLayout layout = (*model)->kv_layout(16, options_.kv_type);
-  auto kv = BlockPool::make(layout, layout.blocks_for(options_.kv_tokens) * layout.block_bytes(),
+  const std::uint64_t blocks =
+      std::uint64_t{layout.blocks_for(options_.kv_tokens)} * layout.layer_groups();
+  auto kv = BlockPool::make(layout, blocks * layout.block_bytes(),
                             ledger_.account(Component::kv, "test", shared_tenant));
   if (!kv) {
     error_ = kv.error();
@@ -41,12 +43,13 @@ SequenceChunk ModelRunner::chunk(Sequence& sequence, std::span<const TokenId> to
                                  std::uint32_t logit_rows) {
   const std::uint32_t start = sequence.length;
   sequence.length += static_cast<std::uint32_t>(tokens.size());
-  while (sequence.blocks.size() < kv_->layout().blocks_for(sequence.length)) {
-    sequence.blocks.push_back(kv_->allocate().value());
+  sequence.blocks.pass(*kv_, start);
+  while (sequence.blocks.rows() < kv_->layout().blocks_for(sequence.length)) {
+    if (!sequence.blocks.add_row(*kv_, nullptr)) throw std::runtime_error("the pool is too small");
   }
   return {.tokens = tokens,
           .start_position = start,
-          .blocks = sequence.blocks,
+          .blocks = sequence.blocks.ids(),
           .logit_rows = logit_rows};
 }
 
@@ -110,7 +113,7 @@ std::vector<std::vector<TokenId>> ModelRunner::greedy(std::span<const std::vecto
 }
 
 void ModelRunner::release(Sequence& sequence) {
-  for (const BlockId id : sequence.blocks) kv_->release(id);
+  sequence.blocks.clear(*kv_);
   sequence = {};
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/kv/block_table.h"
 #include "engine/models/model.h"
 
 namespace plimsoll {
@@ -40,7 +41,7 @@ class ModelRunner {
 
   // A sequence's tokens so far, and its blocks.
   struct Sequence {
-    std::vector<BlockId> blocks;
+    BlockTable blocks;
     std::uint32_t length = 0;
   };
   // The next chunk of a sequence, with room made for it. `tokens` must outlive the step.
