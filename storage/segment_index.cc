@@ -164,7 +164,10 @@ std::optional<SegmentIndex::Found> SegmentIndex::find(const CacheHash& hash,
     const Segment* segment = places_[place];
     const auto at = std::ranges::lower_bound(segment->entries, hash, {}, &SegmentEntry::hash);
     if (at == segment->entries.end() || at->hash != hash || !wanted(*segment, *at)) return;
-    if (!best || at->created_ms > best->entry.created_ms) best = Found{segment, *at};
+    const auto newer = [](const SegmentEntry& a, const SegmentEntry& b) {
+      return std::pair(a.created_ms, a.bytes) > std::pair(b.created_ms, b.bytes);
+    };
+    if (!best || newer(*at, best->entry)) best = Found{segment, *at};
   });
   return best;
 }

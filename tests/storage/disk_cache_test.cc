@@ -370,6 +370,21 @@ TEST_F(DiskCacheTest, AShorterTtlHoldsForWhatIsThereALongerDoesNot) {
   EXPECT_FALSE(cache_->set_ttl(CacheKind::prefix, 31 * 24h));
 }
 
+TEST_F(DiskCacheTest, WhatIsLongerReplacesWhatWasStoredInPart) {
+  open();
+  const std::string part(1000, 'p'), whole(6000, 'w');
+  put(owner("a"), CacheKind::prefix, "k", part);
+  flush();
+  EXPECT_EQ(cache_->put(owner("a"), CacheKind::prefix, "k", whole), CachePut::accepted);
+  EXPECT_EQ(cache_->get(owner("a"), CacheKind::prefix, "k")->size(), whole.size());
+  flush();
+  EXPECT_EQ(cache_->get(owner("a"), CacheKind::prefix, "k")->size(), whole.size());
+  EXPECT_EQ(cache_->put(owner("a"), CacheKind::prefix, "k", part), CachePut::known);
+  EXPECT_EQ(cache_->put(owner("a"), CacheKind::prefix, "k", whole), CachePut::known);
+  open();
+  EXPECT_EQ(cache_->get(owner("a"), CacheKind::prefix, "k")->size(), whole.size());
+}
+
 TEST_F(DiskCacheTest, AnEntryIsRefreshedInTheSecondHalfOfItsLife) {
   open();
   put(owner("a"), CacheKind::prefix, "k", "x");
