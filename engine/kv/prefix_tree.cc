@@ -37,16 +37,16 @@ std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
   Index node = root->second, end = node;
   std::uint32_t depth = 0, matched = 0;  // rows
   std::uint32_t windowed = 0;            // the last ones, one after another
-  while ((depth + 1) * block_tokens_ < tokens.size()) {
-    const auto text = tokens.subspan(std::size_t{depth} * block_tokens_, block_tokens_);
-    node = find_child(node, hash_(node, text), text);
-    if (node == none) break;
+  for (Index next; (next = next_on(node, depth, tokens)) != none;) {
+    nodes_[node].wanted = false;
+    node = next;
     ++depth;
     windowed = nodes_[node].windowed ? windowed + 1 : 0;
     if (windowed < std::min(depth, window_rows_)) continue;
     matched = depth;
     end = node;
   }
+  if (depth > matched) nodes_[node].wanted = true;
   const std::size_t first = blocks.size();
   blocks.resize(first + std::size_t{matched} * groups_, no_block);
   node = end;
@@ -77,7 +77,7 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
     if (child == none) {
       const Row given = blocks.subspan(r * groups_, groups_);
       const bool windowed =
-          groups_ == full_groups_ || (rows - r <= window_rows_ && given.back() != no_block);
+          groups_ == full_groups_ || (rows - r <= window_rows_ + 1 && given.back() != no_block);
       const std::uint32_t more = blocks_of(windowed);
       // Counted as a child already, so that making room does not take the parent away.
       ++nodes_[node].children;
@@ -120,14 +120,15 @@ bool PrefixTree::make_room(Tenant& owner, std::uint32_t more, std::size_t coming
 }
 
 // On the way from a row that was inserted to the root: windowed blocks are kept, or taken from what
-// was given, a window before it and before each place where texts part, and dropped elsewhere.
+// was given, a window before it and before each place where texts part or want to go on, and a row
+// more, since a text that comes again is matched short of its last token. Elsewhere they go.
 void PrefixTree::keep_windows(Index leaf, std::span<const BlockId> blocks,
                               std::uint32_t tenant_blocks, BlockOrigin origin) {
-  std::uint32_t keep = window_rows_;
+  std::uint32_t keep = window_rows_ + 1;
   Index node = leaf;
   ++nodes_[leaf].children;  // so that making room does not take the path away
   for (std::size_t r = blocks.size() / groups_; r > 0; --r, node = nodes_[node].parent) {
-    if (nodes_[node].children > 1) keep = window_rows_;
+    if (nodes_[node].children > 1 || nodes_[node].wanted) keep = window_rows_ + 1;
     if (keep == 0) {
       drop_windowed(node);
       continue;
@@ -172,15 +173,26 @@ PrefixTree::Index PrefixTree::find_root(std::string_view salt) const {
   return root == roots_.end() ? none : root->second;
 }
 
-std::uint32_t PrefixTree::known(std::string_view salt, std::span<const TokenId> tokens) const {
-  std::uint32_t matched = 0;
+// Behind a node, the one of a text's row: short of the text's last token. None: it is not known.
+PrefixTree::Index PrefixTree::next_on(Index node, std::size_t row,
+                                      std::span<const TokenId> tokens) const {
+  if (node == none || (row + 1) * block_tokens_ >= tokens.size()) return none;
+  const auto text = tokens.subspan(row * block_tokens_, block_tokens_);
+  return find_child(node, hash_(node, text), text);
+}
+
+void PrefixTree::expect(std::string_view salt, std::span<const TokenId> tokens) {
+  if (groups_ == full_groups_) return;
   Index node = find_root(salt);
-  while (node != none && matched + block_tokens_ < tokens.size()) {
-    const auto block = tokens.subspan(matched, block_tokens_);
-    node = find_child(node, hash_(node, block), block);
-    if (node != none) matched += block_tokens_;
-  }
-  return matched;
+  std::size_t row = 0;
+  for (Index next; (next = next_on(node, row, tokens)) != none; ++row) node = next;
+  if (row > 0) nodes_[node].wanted = true;
+}
+
+std::uint32_t PrefixTree::known(std::string_view salt, std::span<const TokenId> tokens) const {
+  std::uint32_t row = 0;
+  for (Index node = find_root(salt); (node = next_on(node, row, tokens)) != none;) ++row;
+  return row * block_tokens_;
 }
 
 void PrefixTree::hold(std::string_view salt, std::span<const TokenId> tokens,
@@ -254,6 +266,10 @@ std::uint32_t PrefixTree::evict_from(Tenant& owner, std::uint32_t count) {
       remove(index);
       dropped += blocks;
     } else if (windowed_unused(index)) {
+      if (on_leave_ && nodes_[index].origin == BlockOrigin::computed) {
+        on_leave_(prefix_of(index), row(index));
+        nodes_[index].origin = BlockOrigin::restored;  // the tier knows more of it
+      }
       drop_windowed(index);
       dropped += blocks - full_groups_;
     }

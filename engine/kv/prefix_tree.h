@@ -10,10 +10,10 @@
 // the pool needs blocks: of the tenant that put most into the tree, least recently used first. So a
 // tenant that floods the cache pushes out its own, and whoever has an equal part keeps it.
 //
-// Where layers see a window alone, a node has blocks of these only as long as a text is likely to
-// go on within a window behind it: before the end of what was inserted last, and before a place
-// where texts part. All others have those of the full layers, and no text can go on right behind
-// them.
+// Where layers see a window alone, a node has blocks of these only where a text is likely to go on
+// within a window behind it: before the end of what was inserted last, before places where texts
+// part, and before those where one is expected or was found to want to go on. All others have those
+// of the full layers, and no text can go on right behind them.
 #pragma once
 
 #include <cstdint>
@@ -73,6 +73,10 @@ class PrefixTree {
   void insert(std::string_view salt, const TenantId& tenant, std::span<const TokenId> tokens,
               std::span<const BlockId> blocks, std::uint32_t tenant_blocks = ~0U,
               BlockOrigin origin = BlockOrigin::computed);
+
+  // This text may come again, as it is: until one comes that goes further, match() finds as much of
+  // it as there is now.
+  void expect(std::string_view salt, std::span<const TokenId> tokens);
 
   // How many tokens of a text, short of the last one, are there, whether or not it can be gone on
   // with; and the rows of whole ones, with a reference to each block for the caller. Not counted as
@@ -134,6 +138,7 @@ class PrefixTree {
     Index parent = none;  // none: a root
     std::uint32_t children = 0;
     bool windowed = false;  // it has blocks of the windowed groups
+    bool wanted = false;    // to go on behind
     std::uint64_t hash = 0;
     Index newer = none, older = none;          // of all
     Index own_newer = none, own_older = none;  // of its tenant's
@@ -142,6 +147,7 @@ class PrefixTree {
   };
 
   Index find_root(std::string_view salt) const;  // none: nothing of it is known
+  Index next_on(Index node, std::size_t row, std::span<const TokenId> tokens) const;
   // The text up to the end of a block, in path_.
   KvPrefix prefix_of(Index index);
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;

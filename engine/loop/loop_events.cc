@@ -20,7 +20,10 @@ void LoopEngine::take_logits(Sequence& sequence, const PlannedChunk& chunk,
       if (!sequence.scores_prompt()) event(sequence).prompt = std::exchange(sequence.scores, {});
     }
     if (next != sequence.tokens.size() || !sequence.samples()) continue;
-    if (sequence.generated().empty()) keep_prefix(sequence);  // others may wait for this prompt
+    if (sequence.generated().empty()) {  // others may wait for this prompt, or it comes again
+      keep_prefix(sequence);
+      tree_.expect(sequence.salt, sequence.tokens);
+    }
     return take_token(sequence, numbers);
   }
   if (!sequence.samples() && !sequence.scores_prompt()) finish(sequence, FinishReason::length);

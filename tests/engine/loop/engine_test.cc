@@ -867,6 +867,20 @@ TEST(Engine, KeepsOfWindowedLayersAWindowOnly) {
   EXPECT_EQ(harness.outcome(2).tokens, alone(longest));
 }
 
+TEST(Engine, APromptIsFoundAgainHoweverLongItsAnswerWas) {
+  FakeModelOptions model;
+  model.window = 40;
+  for (const std::size_t tokens : {160U, 161U, 175U}) {
+    EngineHarness harness(small(), 400, model);
+    for (std::uint64_t id = 1; id <= 3; ++id) {
+      const auto request = make_request(id, make_prompt(tokens, 1), 200);
+      ASSERT_TRUE(harness.engine().submit(request));
+      EXPECT_EQ(harness.outcome(id).tokens, alone(request));
+      EXPECT_EQ(harness.outcome(id).usage.cached_tokens, id == 1 ? 0 : (tokens - 1) / 16 * 16);
+    }
+  }
+}
+
 TEST(Engine, APromptsBeginningIsFoundBehindAWindowWhereSeveralHaveIt) {
   FakeModelOptions model;
   model.window = 40;
