@@ -2,15 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cmath>
-#include <limits>
 #include <utility>
 
 namespace plimsoll {
-
-namespace {
-constexpr double no_limit = std::numeric_limits<double>::infinity();
-}  // namespace
 
 std::string_view to_string(CapacityClass of) {
   constexpr std::string_view names[] = {"low_latency", "batch", "long_context"};
@@ -19,41 +13,6 @@ std::string_view to_string(CapacityClass of) {
 
 Planner::Planner(const PlannerLimits& limits, const KvDemand& demand)
     : limits_(limits), demand_(demand) {}
-
-void Planner::activate(std::uint32_t tenant, double weight, std::uint32_t guaranteed) {
-  assert(weight > 0);
-  if (tenant >= tenants_.size()) tenants_.resize(tenant + 1);
-  tenants_[tenant].weight = weight;
-  tenants_[tenant].guaranteed = guaranteed;
-  if (tenants_[tenant].active) return;
-  double least = std::numeric_limits<double>::infinity();
-  for (const Tenant& other : tenants_) {
-    if (other.active) least = std::min(least, other.served);
-  }
-  if (least == std::numeric_limits<double>::infinity()) least = last_served_;
-  tenants_[tenant].served = std::max(tenants_[tenant].served, least);
-  tenants_[tenant].active = true;
-}
-
-void Planner::deactivate(std::uint32_t tenant) {
-  tenants_[tenant].active = false;
-  last_served_ = tenants_[tenant].served;
-}
-
-void Planner::forget(std::uint32_t tenant) {
-  assert(!tenants_[tenant].active);
-  tenants_[tenant].served = 0;
-  tenants_[tenant].used = 0;
-  tenants_[tenant].guaranteed = 0;
-}
-
-void Planner::pass(double seconds) {
-  const double kept = std::exp(-seconds / memory_seconds);
-  for (Tenant& tenant : tenants_) {
-    tenant.used *= kept;
-    if (tenant.used < 1e-6) tenant.used = 0;
-  }
-}
 
 PlannedChunk Planner::fit(const PlannerSequence& sequence, std::uint32_t tokens,
                           std::uint32_t logit_rows) {
@@ -108,28 +67,6 @@ const StepPlan& Planner::plan(std::span<const PlannerSequence> sequences, std::u
   return plan_;
 }
 
-std::optional<Planner::Victim> Planner::shed_victim(std::span<const PlannerSequence> sequences,
-                                                    std::uint32_t capacity, bool longest) {
-  sequences_ = sequences;
-  capacity_ = capacity;
-  fates_.assign(sequences.size(), {});
-  read();
-  const std::uint32_t youngest = find_victim(Victims::any, nobody);
-  if (youngest == nobody) return std::nullopt;
-  Victim victim{youngest, false};
-  const std::uint32_t t = sequences[youngest].tenant;
-  // Alone it is its own share: what it may hold is what the others leave.
-  victim.over_share =
-      std::ranges::any_of(sequences, [&](const auto& s) { return s.tenant != t; }) &&
-      over_share(tenants_[t], tenants_[t].blocks, capacity);
-  if (!longest || !victim.over_share) return victim;
-  for (std::uint32_t i = 0; i < sequences.size(); ++i) {
-    if (sequences[i].tenant != t || i == oldest_) continue;
-    if (sequences[i].blocks > sequences[victim.sequence].blocks) victim.sequence = i;
-  }
-  return victim;
-}
-
 void Planner::read() {
   for (Tenant& tenant : tenants_) {
     tenant.planned = tenant.wanted = tenant.decode_seconds = 0;
@@ -165,104 +102,10 @@ void Planner::read() {
   }
 }
 
-void Planner::find_greedy() {
-  by_demand_.clear();
-  for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
-    Tenant& tenant = tenants_[t];
-    tenant.was_greedy = std::exchange(tenant.greedy, false);
-    if (tenant.used > 0 || tenant.next > 0) by_demand_.push_back(t);
-  }
-  if (!cost_.known() || by_demand_.size() < 2) return;
-  for (const std::uint32_t t : by_demand_) {
-    tenants_[t].demand = tenants_[t].used + tenants_[t].wanted;
-  }
-  find_over_share(usable_share * memory_seconds, 0);
-  // Streams that fill a step are felt before they have used much.
-  for (const std::uint32_t t : by_demand_) tenants_[t].demand = tenants_[t].decode_seconds;
-  const double step = std::max(0.0, limits_.decode_step_seconds - cost_.base);
-  find_over_share(step, step);
-}
-
-// Max-min fair shares by weight (water filling): from the least demanding on, whoever wants no more
-// than an equal part of what is left for its weight gets it. The others are greedy, if they want
-// `least` or more.
-void Planner::find_over_share(double seconds, double least) {
-  double weights = 0;
-  for (const std::uint32_t t : by_demand_) weights += tenants_[t].weight;
-  std::ranges::sort(by_demand_, {},
-                    [&](std::uint32_t t) { return tenants_[t].demand / tenants_[t].weight; });
-  for (const std::uint32_t t : by_demand_) {
-    Tenant& tenant = tenants_[t];
-    // Whoever is greedy stays so until it wants much less: held back it has less, and would have to
-    // be found out again and again.
-    const double level = (tenant.was_greedy ? 0.5 : 1.0) * seconds * tenant.weight;
-    if (tenant.demand * weights > level) {
-      // Nobody is, where not even the least demanding one has enough.
-      if (least > 0 && t == by_demand_.front()) return;
-      tenant.greedy = tenant.greedy || tenant.demand > (tenant.was_greedy ? 0.5 : 1.0) * least;
-      continue;
-    }
-    seconds -= tenant.demand;
-    weights -= tenant.weight;
-  }
-}
-
 double Planner::prefill_seconds(double decode_seconds) const {
   if (decode_seconds == 0 || !cost_is_sure_) return no_limit;
   const double least = cost_.base + decode_seconds;
   return std::max(limits_.decode_step_seconds - least, least);
-}
-
-double Planner::decode_seconds(bool greedy) const {
-  double seconds = 0;
-  for (const Tenant& tenant : tenants_) {
-    if (tenant.greedy == greedy) seconds += tenant.decode_seconds;
-  }
-  return seconds;
-}
-
-void Planner::plan_greedy() {
-  double weights = 0, greedy_weights = 0, used = 0;
-  bool may_come = false;
-  for (const std::uint32_t t : by_demand_) {
-    const Tenant& tenant = tenants_[t];
-    weights += tenant.weight;
-    may_come |= !tenant.greedy;
-    if (!tenant.greedy) continue;
-    greedy_weights += tenant.weight;
-    used += tenant.used;
-  }
-  if (greedy_weights == 0) {
-    greedy_credit_ = held_back_seconds_ = 0;
-    return;
-  }
-  const bool beside = planned_seconds_ > 0;
-  if (!may_come) {
-    seconds_left_ = no_limit;
-    const double decoding = decode_seconds(false) + decode_seconds(true);
-    most_seconds_ = decoding + prefill_seconds(decoding);
-  } else if (beside) {
-    double share = greedy_weights / weights;
-    held_back_seconds_ += cost_.base + planned_seconds_;
-    if (used >= share * usable_share * memory_seconds) {
-      share = held_back_seconds_ < patience_seconds ? 0 : std::min(share, least_greedy_share);
-    }
-    share = std::min(share, most_greedy_share);
-    // What is too little for a token is kept until it is enough.
-    seconds_left_ = greedy_credit_ + (cost_.base + planned_seconds_) * share / (1 - share);
-  } else {
-    seconds_left_ =
-        std::max(limits_.greedy_step_seconds / 2, limits_.greedy_step_seconds - cost_.base);
-  }
-  if (!beside) held_back_seconds_ = 0;
-  const std::size_t before = plan_.chunks.size();
-  // Either may use all the time there is: they take turns at being the first.
-  if (greedy_decodes_first_) plan_decodes(true);
-  plan_prefills(true);
-  if (!greedy_decodes_first_) plan_decodes(true);
-  if (plan_.chunks.size() > before) greedy_decodes_first_ = !greedy_decodes_first_ || !may_come;
-  greedy_credit_ =
-      beside && may_come ? std::clamp(seconds_left_, 0.0, limits_.greedy_step_seconds) : 0;
 }
 
 // Of `tokens`, as many as there is time for.
@@ -355,46 +198,6 @@ bool Planner::admit(std::uint32_t index) {
   ++tenants_[sequence.tenant].places;
   add_chunk(chunk, blocks, prompt_token_cost);
   return true;
-}
-
-// A place and this many blocks for a waiting sequence. Takes them from paused sequences and, for a
-// tenant within its share, from those over theirs. False if that is not enough.
-bool Planner::make_room(std::uint32_t index, std::uint32_t blocks) {
-  const std::uint32_t t = sequences_[index].tenant;
-  const Tenant& tenant = tenants_[t];
-  const bool place_is_due =
-      tenant.places == 0 || within_share(tenant, tenant.places + 1.0, places_cap_);
-  const bool blocks_are_due = within_share(tenant, 0.0 + tenant.blocks + blocks, capacity_);
-  while (true) {
-    const bool place = places_ < places_cap_;
-    // Each running sequence may grow by a row before this one is preempted again for it. What is
-    // more than the whole pool can start when the pool is empty.
-    const std::int64_t wanted = std::int64_t{blocks} + places_ * demand_.layer_groups() +
-                                kept_for_others(sequences_[index]);
-    const bool room = spare_blocks() >= std::min<std::int64_t>(wanted, capacity_);
-    if (place && room) return true;
-    std::uint32_t taken = room ? nobody : find_victim(Victims::paused, nobody);
-    if (taken == nobody && !room && blocks_are_due) taken = find_victim(Victims::over_blocks, t);
-    if (taken == nobody && room && place_is_due) taken = find_victim(Victims::over_places, t);
-    if (taken == nobody) return false;
-    preempt(taken);
-  }
-}
-
-// Headroom of other classes, or guarantees of other tenants, that is not in use. The larger of the
-// two: a tenant's guarantee may be met out of its class's headroom.
-std::uint32_t Planner::kept_for_others(const PlannerSequence& sequence) const {
-  std::uint32_t of_classes = 0;
-  for (std::size_t c = 0; c < capacity_classes; ++c) {
-    if (c == static_cast<std::size_t>(sequence.capacity_class)) continue;
-    of_classes += limits_.headroom[c] - std::min(limits_.headroom[c], class_blocks_[c]);
-  }
-  std::uint32_t of_tenants = 0;
-  for (std::uint32_t t = 0; t < tenants_.size(); ++t) {
-    if (t == sequence.tenant) continue;
-    of_tenants += tenants_[t].guaranteed - std::min(tenants_[t].guaranteed, tenants_[t].blocks);
-  }
-  return std::max(of_classes, of_tenants);
 }
 
 // Nothing fits: the oldest goes on, whoever has to make room.
@@ -508,116 +311,6 @@ std::uint32_t Planner::least_served(List list, bool greedy) const {
     }
   }
   return best;
-}
-
-// What those that run will hold at their end is as little there for others as what they hold.
-void Planner::count_reserved() {
-  for (Tenant& tenant : tenants_) tenant.reserved = 0;
-  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
-    if (fates_[i].preempted) continue;
-    tenants_[sequences_[i].tenant].reserved += held_blocks(i) + missing_blocks(i);
-  }
-}
-
-// The youngest, of the tenant that holds most for its weight; of blocks, over its guarantee.
-std::uint32_t Planner::find_victim(Victims from, std::uint32_t for_tenant) {
-  if (from == Victims::over_blocks) count_reserved();
-  std::uint32_t best = nobody;
-  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
-    const PlannerSequence& sequence = sequences_[i];
-    if (fates_[i].preempted || i == oldest_ || sequence.state == State::waiting) continue;
-    const Tenant& tenant = tenants_[sequence.tenant];
-    switch (from) {
-      case Victims::paused:
-        if (sequence.state != State::paused) continue;
-        break;
-      case Victims::over_blocks:
-        if (sequence.tenant == for_tenant || !over_share(tenant, tenant.reserved, capacity_)) {
-          continue;
-        }
-        break;
-      case Victims::over_places:
-        if (sequence.state == State::paused || sequence.tenant == for_tenant ||
-            tenant.places <= 1 || within_share(tenant, tenant.places, places_cap_)) {
-          continue;
-        }
-        break;
-      case Victims::any: break;
-    }
-    const auto held = [&](const PlannerSequence& s) {
-      const Tenant& owner = tenants_[s.tenant];
-      return from == Victims::over_places ? owner.places / owner.weight : excess(owner);
-    };
-    // Later in the span is younger.
-    if (best == nobody || held(sequence) > held(sequences_[best]) ||
-        sequence.tenant == sequences_[best].tenant) {
-      best = i;
-    }
-  }
-  return best;
-}
-
-// Its chunk, if it has one, is taken out of the plan at the end.
-void Planner::preempt(std::uint32_t index) {
-  const PlannerSequence& sequence = sequences_[index];
-  Fate& fate = fates_[index];
-  fate.preempted = true;
-  plan_.preempted.push_back(index);
-  available_ += sequence.freeable + fate.granted;
-  chunks_left_ += fate.chunk.tokens > 0;
-  tokens_left_ += fate.chunk.tokens;
-  rows_left_ += fate.chunk.logit_rows;
-  spend(-added(fate.chunk));
-  Tenant& tenant = tenants_[sequence.tenant];
-  tenant.blocks -= sequence.blocks + fate.granted;
-  class_of(sequence) -= sequence.blocks + fate.granted;
-  if (sequence.state == State::running) {
-    --places_;
-    --tenant.places;
-  }
-}
-
-void Planner::undo_preempt(std::uint32_t index) {
-  const PlannerSequence& sequence = sequences_[index];
-  Fate& fate = fates_[index];
-  assert(plan_.preempted.back() == index);
-  plan_.preempted.pop_back();
-  fate.preempted = false;
-  available_ -= sequence.freeable + fate.granted;
-  chunks_left_ -= fate.chunk.tokens > 0;
-  tokens_left_ -= fate.chunk.tokens;
-  rows_left_ -= fate.chunk.logit_rows;
-  spend(added(fate.chunk));
-  Tenant& tenant = tenants_[sequence.tenant];
-  tenant.blocks += sequence.blocks + fate.granted;
-  class_of(sequence) += sequence.blocks + fate.granted;
-  if (sequence.state == State::running) {
-    ++places_;
-    ++tenant.places;
-  }
-}
-
-std::uint32_t Planner::growth(std::uint32_t index, std::uint32_t tokens) const {
-  const PlannerSequence& sequence = sequences_[index];
-  const std::uint32_t rows = demand_.rows(sequence.computed + tokens);
-  return rows > sequence.rows ? (rows - sequence.rows) * demand_.layer_groups() : 0;
-}
-
-// What a sequence that runs is expected to take still.
-std::uint32_t Planner::missing_blocks(std::uint32_t index) const {
-  const PlannerSequence& sequence = sequences_[index];
-  if (sequence.state != State::running && fates_[index].granted == 0) return 0;
-  const std::uint32_t wanted = needed(sequence);
-  return wanted - std::min(wanted, held_blocks(index));
-}
-
-// Available, less what those that run are expected to take still.
-std::int64_t Planner::spare_blocks() const {
-  std::int64_t spare = available_;
-  for (std::uint32_t i = 0; i < sequences_.size(); ++i) {
-    if (!fates_[i].preempted) spare -= missing_blocks(i);
-  }
-  return spare;
 }
 
 }  // namespace plimsoll

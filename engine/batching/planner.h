@@ -1,4 +1,5 @@
-// The step planner: which sequences get how many tokens in the next step. Pure: what it decides is
+// The step planner: which sequences get how many tokens in the next step (planner.cc), whose turn it
+// is (planner_tenants.cc), and whose blocks are taken (planner_blocks.cc). Pure: what it decides is
 // a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
 //
 // Decode tokens go first, then chunks of prefill, which are kept short for those that decode
@@ -33,6 +34,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
@@ -164,6 +166,7 @@ class Planner {
  private:
   using State = PlannerSequence::State;
   static constexpr std::uint32_t nobody = ~std::uint32_t{0};
+  static constexpr double no_limit = std::numeric_limits<double>::infinity();
 
   // Over which use is remembered, and the part of that time that tenants may want before the most
   // demanding of them is greedy: where more of it is used, others begin to wait.
