@@ -116,13 +116,15 @@ struct KvLayout {
   std::uint32_t blocks_for(std::uint32_t tokens) const {
     return (tokens + block_tokens - 1) / block_tokens;
   }
-  // The first row whose windowed blocks the token at `position` sees, or any after it.
-  std::uint32_t first_seen_row(std::uint32_t position) const {
-    return position < window ? 0 : (position + 1 - window) / block_tokens;
-  }
-  // Rows that the windowed groups need of a text that ends with a block, to go on behind it.
+  // Rows that the windowed groups need of a text that ends with a row, to go on behind it.
   std::uint32_t window_rows() const {
     return windowed_groups == 0 ? 0 : (window - 1 + block_tokens - 1) / block_tokens;
+  }
+  // The first row whose windowed blocks are of use where so many tokens are computed: to go on
+  // behind them, or behind the last whole row of them.
+  std::uint32_t first_kept_row(std::uint32_t computed) const {
+    const std::uint32_t rows = computed / block_tokens;
+    return rows - std::min(rows, window_rows());
   }
 };
 
@@ -135,9 +137,10 @@ struct KvDemand {
   // Where no step computes more than `chunk_tokens` of a sequence.
   static KvDemand of(const KvLayout& layout, std::uint32_t chunk_tokens) {
     KvDemand demand{layout.block_tokens, layout.full_groups, layout.windowed_groups, 0};
-    // The window of the chunk's first token begins within a block.
+    // The chunk may begin with the last token of a row.
     if (layout.windowed_groups > 0) {
-      demand.window_rows = layout.blocks_for(layout.window - 1 + chunk_tokens) + 1;
+      demand.window_rows =
+          layout.window_rows() + layout.blocks_for(layout.block_tokens - 1 + chunk_tokens);
     }
     return demand;
   }

@@ -75,13 +75,14 @@ TEST(KvLayout, GroupsAreOfAsManyLayersAsDivideBothKinds) {
 }
 
 TEST(KvLayout, AWindowsFirstRow) {
-  // The token at 511 sees 0..511, that at 512 1..512, that at 527 16..527.
-  EXPECT_EQ(windowed.first_seen_row(511), 0U);
-  EXPECT_EQ(windowed.first_seen_row(526), 0U);
-  EXPECT_EQ(windowed.first_seen_row(527), 1U);
   EXPECT_EQ(windowed.window_rows(), 32U);
-  for (std::uint32_t rows = 40; rows < 60; ++rows) {
-    EXPECT_EQ(rows - windowed.first_seen_row(rows * 16), windowed.window_rows());
+  EXPECT_EQ(windowed.first_kept_row(527), 0U);
+  EXPECT_EQ(windowed.first_kept_row(528), 1U);
+  for (std::uint32_t computed = 0; computed < 3000; ++computed) {
+    const std::uint32_t first = windowed.first_kept_row(computed) * 16;
+    const std::uint32_t whole = computed / 16 * 16;
+    EXPECT_LE(first + 511, std::max(whole, 511U)) << "the window of the token behind the last row";
+    EXPECT_GT(first + 16 + 511, whole) << "and no row more";
   }
 }
 
@@ -90,8 +91,9 @@ TEST(KvDemand, IsWhatASequenceHoldsAtMost) {
   std::uint32_t most = 0;
   for (std::uint32_t computed = 0; computed < 5000; ++computed) {
     const std::uint32_t rows = demand.rows(computed + 256);
-    most = std::max(most, rows - windowed.first_seen_row(computed));
-    EXPECT_LE(rows + 5 * (rows - windowed.first_seen_row(computed)), demand.blocks(rows));
+    const std::uint32_t kept = rows - windowed.first_kept_row(computed);
+    most = std::max(most, kept);
+    EXPECT_LE(rows + 5 * kept, demand.blocks(rows));
   }
   EXPECT_EQ(most, demand.window_rows);
   EXPECT_EQ(demand.blocks(10), 60U);

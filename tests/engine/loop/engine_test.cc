@@ -881,6 +881,22 @@ TEST(Engine, APromptIsFoundAgainHoweverLongItsAnswerWas) {
   }
 }
 
+TEST(Engine, AConversationGoesOnBehindAWindowWhereverItStopped) {
+  FakeModelOptions model;
+  model.window = 40;
+  for (std::uint32_t answer = 40; answer < 60; ++answer) {
+    EngineHarness harness(small(), 400, model);
+    auto request = make_request(1, make_prompt(100, 1), answer);
+    ASSERT_TRUE(harness.engine().submit(request));
+    auto next = make_request(2, request.prompt, 10);
+    for (const TokenId token : harness.outcome(1).tokens) next.prompt.push_back(token);
+    for (const TokenId token : make_prompt(30, 2)) next.prompt.push_back(token);
+    ASSERT_TRUE(harness.engine().submit(next));
+    EXPECT_EQ(harness.outcome(2).tokens, alone(next));
+    EXPECT_EQ(harness.outcome(2).usage.cached_tokens, (100 + answer - 1) / 16 * 16) << answer;
+  }
+}
+
 TEST(Engine, APromptsBeginningIsFoundBehindAWindowWhereSeveralHaveIt) {
   FakeModelOptions model;
   model.window = 40;
