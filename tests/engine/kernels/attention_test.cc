@@ -214,29 +214,40 @@ TEST_P(Attention, DoesNotDependOnTheOtherSequences) {
   }
 }
 
-void expect_blocks_below_the_window_untouched(KvType type) {
-  AttentionShape shape = shapes()[0];
+// Computes the last tokens of a sequence, from `start` on, with a table whose blocks below the
+// window of token `start` have been given back.
+void expect_blocks_below_the_window_untouched(AttentionShape shape, KvType type,
+                                              std::uint32_t block_tokens, std::uint32_t start) {
+  constexpr std::uint32_t tokens = 300;
   shape.window = 20;
-  const KvLayout layout = layout_of(shape, type, 16);
-  ThreadPool threads(1);
-  std::uint32_t last = 2 * layout.blocks_for(150) + 1;
+  const KvLayout layout = layout_of(shape, type, block_tokens);
+  ThreadPool threads(2);
+  std::uint32_t last = 2 * layout.blocks_for(tokens) + 1;
   Pool pool(layout, last);
-  Sequence s(shape, 150, 3);
+  Sequence s(shape, tokens, 3);
   give_blocks(s, layout, last);
   const auto whole = run(shape, pool, s, 1000, threads);
-  // The window of token 149 begins at key 130, in block 8.
-  for (int i = 0; i < 8; ++i) s.blocks[i] = BlockId(0xFFFFFFFF);
+  const std::uint32_t first_key = start + 1 - shape.window;
+  std::fill_n(s.blocks.begin(), first_key / block_tokens, BlockId(0xFFFFFFFF));
   const std::size_t row = shape.heads * shape.head_dim;
-  std::vector<float> out(row), scratch(attention_scratch_floats(shape));
-  const AttentionSequence sequence{s.q.data() + 149 * row, out.data(), 1, 149, s.blocks};
+  const std::uint32_t n = tokens - start;
+  std::vector<float> out(n * row), scratch(2 * attention_scratch_floats(shape));
+  const AttentionSequence sequence{s.q.data() + start * row, out.data(), n, start, s.blocks};
   attention(shape, layout, pool.data(), layer, {&sequence, 1}, row, scratch, threads);
-  EXPECT_EQ(std::memcmp(out.data(), whole.data() + 149 * row, row * sizeof(float)), 0);
+  EXPECT_EQ(std::memcmp(out.data(), whole.data() + start * row, out.size() * sizeof(float)), 0)
+      << "block " << block_tokens << " start " << start;
 }
 
 TEST_P(Attention, BlocksBelowTheWindowAreNotTouched) {
   for (const KvType type : types) {
     SCOPED_TRACE(to_string(type));
-    expect_blocks_below_the_window_untouched(type);
+    for (const std::uint32_t block_tokens : {16, 32, 128}) {
+      // One token; a chunk of many rows; windows that begin on a tile, on a block and beside them.
+      for (const std::uint32_t start : {299, 290, 211, 166, 160, 147, 83}) {
+        expect_blocks_below_the_window_untouched(shapes()[0], type, block_tokens, start);
+      }
+    }
+    expect_blocks_below_the_window_untouched(shapes()[1], type, 16, 200);
   }
 }
 
