@@ -9,9 +9,11 @@
 
 namespace plimsoll {
 
-inline constexpr std::size_t attention_max_rows = 36;   // queries that share one pass over the keys
-inline constexpr std::size_t attention_tile_keys = 64;  // between two updates of the maximum
-inline constexpr std::size_t attention_group_keys = 16;  // side by side in every layout
+inline constexpr std::size_t attention_max_rows = 36;  // queries that share one pass over the keys
+inline constexpr std::size_t attention_max_query_rows = 48;  // where 6 take the room of 8
+inline constexpr std::size_t attention_tile_keys = 64;       // between two updates of the maximum
+inline constexpr std::size_t attention_group_keys = 16;      // side by side in every layout
+inline constexpr std::size_t attention_row_sums = 16;        // lanes of the widest vector
 
 // A run of query rows of one sequence that share a KV head. With group = heads / kv_heads, row r
 // is token r / group, head kv_head * group + r % group.
