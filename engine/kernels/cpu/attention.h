@@ -32,11 +32,14 @@ struct AttentionSequence {
 };
 
 // Floats of scratch that the functions below need for each thread of the pool: a tile of queries,
-// their outputs, scores and keys, whatever the context.
+// their outputs, scores and keys, and what segments of keys made of a few rows; whatever the
+// context.
 std::size_t attention_scratch_floats(const AttentionShape& shape);
 
 // Causal attention of every sequence of a step at one layer, with an online softmax (Milakov &
-// Gimelshein 2018; Dao et al. 2022). Work is split over (sequence, KV head, queries). A query's
+// Gimelshein 2018; Dao et al. 2022). Work is split over (sequence, KV head, queries), and over
+// segments of the keys where there are few of those: segments lie at fixed positions, and what they
+// made is added up in their order (Dao et al. 2023, "Flash-Decoding"), so that a query's
 // result depends, to the last bit, on its keys and values alone: not on the other sequences, nor
 // on how its sequence was cut into chunks. scratch: threads * attention_scratch_floats().
 void attention(const AttentionShape& shape, const KvLayout& layout, const std::byte* pool_data,

@@ -39,6 +39,8 @@ class Rows {
       const std::size_t end = sequence.start_position + (causal ? token + 1 : sequence.tokens);
       const std::size_t first = shape.window > 0 && end > shape.window ? end - shape.window : 0;
       at_[r] = {token, item.kv_head * group + head, first, end};
+      if (r == 0) first_key_ = first;
+      end_key_ = end;
       if (++head < group) continue;
       head = 0;
       ++token;
@@ -50,12 +52,21 @@ class Rows {
   std::size_t offset(std::size_t r, std::size_t stride) const {
     return at_[r].token * stride + at_[r].head * head_dim_;
   }
-  std::size_t first_key() const { return at_[0].first_key; }
-  std::size_t end_key() const { return at_[count_ - 1].end_key; }
-  // What some of rows [r, r + n) see of the tile from key `first` on.
+  std::size_t first_key() const { return first_key_; }
+  std::size_t end_key() const { return end_key_; }
+  bool sees_segment(std::size_t r, std::size_t segment) const {
+    return first_segment(r) <= segment && segment <= last_segment(r);
+  }
+  std::size_t first_segment(std::size_t r) const {
+    return at_[r].first_key / attention_segment_keys;
+  }
+  std::size_t last_segment(std::size_t r) const {
+    return (at_[r].end_key - 1) / attention_segment_keys;
+  }
+  // What some of all rows, or of rows [r, r + n), see of the tile from key `first` on.
+  Keys seen(std::size_t first) const { return of_tile(first, first_key(), end_key_); }
   Keys seen(std::size_t r, std::size_t n, std::size_t first) const {
-    return {std::max(at_[r].first_key, first) - first,
-            std::min(std::max(at_[r + n - 1].end_key, first) - first, tile_keys)};
+    return of_tile(first, at_[r].first_key, at_[r + n - 1].end_key);
   }
 
  private:
@@ -66,9 +77,15 @@ class Rows {
     std::size_t end_key;  // one more than the last that is seen
   };
 
+  static Keys of_tile(std::size_t first, std::size_t begin, std::size_t end) {
+    return {std::max(begin, first) - first, std::min(std::max(end, first) - first, tile_keys)};
+  }
+
   std::size_t count_;
   std::size_t head_dim_;
-  std::array<Row, attention_max_rows> at_{};
+  std::size_t first_key_ = 0;
+  std::size_t end_key_ = 0;
+  std::array<Row, attention_max_rows> at_;
 };
 
 // Makes of a row of q what goes with int4 keys: rotated as they are, and its sums by group.

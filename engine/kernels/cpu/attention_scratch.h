@@ -10,6 +10,12 @@
 
 namespace plimsoll {
 
+// What a segment of keys makes of a row: its output, not yet divided, the largest score and the sum
+// of the weights; in whole cache lines.
+constexpr std::size_t attention_part_floats(std::size_t head_dim) {
+  return (head_dim + 2 + 15) / 16 * 16;
+}
+
 // Every array begins on a cache line.
 class AttentionScratch {
  public:
@@ -25,6 +31,7 @@ class AttentionScratch {
     };
     queries_ = take(attention_max_query_rows * head_dim);
     out_ = take(rows * head_dim);
+    total_ = take(rows * attention_part_floats(head_dim));
     scores_ = take(rows * keys);
     sums_ = take(rows * attention_row_sums);
     largest_ = take(rows);
@@ -43,8 +50,12 @@ class AttentionScratch {
   // [head_dim, query_rows] for each run of rows that are computed together: queries times the
   // scale.
   float* queries() const { return memory_ + queries_; }
-  // Of row r: [head_dim], the output, not yet divided by the sum of the weights.
+  // Of row r: [head_dim], the output of a segment, not yet divided by the sum of the weights.
   float* out(std::size_t r) const { return memory_ + out_ + r * head_dim_; }
+  // [part_floats]: what the segments before this one made, where there were some.
+  float* total(std::size_t r) const {
+    return memory_ + total_ + r * attention_part_floats(head_dim_);
+  }
   // [tile_keys]: the scores of a tile, then the weights.
   float* scores(std::size_t r) const { return memory_ + scores_ + r * attention_tile_keys; }
   // The weights so far, of each lane of a vector.
@@ -71,7 +82,8 @@ class AttentionScratch {
   std::size_t head_dim_;
   std::size_t groups_;
   std::size_t floats_ = 0;
-  std::size_t queries_, out_, scores_, sums_, largest_, next_, correction_, k_, scales_, q_sums_;
+  std::size_t queries_, out_, total_, scores_, sums_, largest_, next_, correction_, k_, scales_,
+      q_sums_;
   float* memory_ = nullptr;
 };
 

@@ -15,6 +15,14 @@ inline constexpr std::size_t attention_tile_keys = 64;       // between two upda
 inline constexpr std::size_t attention_group_keys = 16;      // side by side in every layout
 inline constexpr std::size_t attention_row_sums = 16;        // lanes of the widest vector
 
+// Keys [0, 256), [256, 512) and so on of a sequence are a segment each. A row's result is put
+// together from its segments, in their order, whichever threads computed them.
+inline constexpr std::size_t attention_segment_keys = 256;
+// Where there are few items, threads take their segments one by one, of at most so many rows:
+inline constexpr std::size_t attention_piece_rows = 8;
+inline constexpr std::size_t attention_pieces_per_thread = 16;
+inline constexpr std::size_t attention_piece_items_per_thread = 4;
+
 // A run of query rows of one sequence that share a KV head. With group = heads / kv_heads, row r
 // is token r / group, head kv_head * group + r % group.
 struct AttentionItem {
@@ -74,6 +82,69 @@ class AttentionWork {
   std::size_t kv_heads_;
   std::size_t group_;
   std::size_t rows_per_item_ = attention_max_rows;
+};
+
+// One segment of the keys of an item.
+struct AttentionPiece {
+  AttentionItem item;
+  std::size_t item_index = 0;
+  std::size_t segment = 0;
+};
+
+// The pieces of a step of few rows a sequence: an item is a sequence's KV head. In the order of
+// items, and of an item in that of its segments.
+class AttentionPieces {
+ public:
+  AttentionPieces(const AttentionShape& shape, std::span<const AttentionSequence> sequences)
+      : sequences_(sequences), shape_(shape) {}
+
+  // Whether threads would have too little to take in items, and segments are enough.
+  bool worthwhile(std::size_t threads) const {
+    if (threads == 1) return false;
+    if (sequences_.size() * shape_.kv_heads >= attention_piece_items_per_thread * threads)
+      return false;
+    std::size_t most_keys = 0;
+    for (const AttentionSequence& s : sequences_) {
+      if (s.tokens * group() > attention_piece_rows) return false;
+      most_keys = std::max(most_keys, end_key(s) - first_key(s));
+    }
+    return most_keys >= 2 * attention_segment_keys;
+  }
+
+  std::size_t count() const {
+    std::size_t n = 0;
+    for (const AttentionSequence& s : sequences_) n += shape_.kv_heads * segments(s);
+    return n;
+  }
+
+  AttentionPiece at(std::size_t index) const {
+    std::size_t sequence = 0;
+    for (;; ++sequence) {
+      const std::size_t pieces = shape_.kv_heads * segments(sequences_[sequence]);
+      if (index < pieces) break;
+      index -= pieces;
+    }
+    const AttentionSequence& s = sequences_[sequence];
+    const std::size_t kv_head = index / segments(s);
+    return {.item = {sequence, kv_head, 0, s.tokens * group()},
+            .item_index = sequence * shape_.kv_heads + kv_head,
+            .segment = first_key(s) / attention_segment_keys + index % segments(s)};
+  }
+
+ private:
+  std::size_t group() const { return shape_.heads / shape_.kv_heads; }
+  std::size_t end_key(const AttentionSequence& s) const { return s.start_position + s.tokens; }
+  std::size_t first_key(const AttentionSequence& s) const {
+    const std::size_t end = s.start_position + 1;
+    return shape_.window > 0 && end > shape_.window ? end - shape_.window : 0;
+  }
+  std::size_t segments(const AttentionSequence& s) const {
+    if (s.tokens == 0) return 0;
+    return (end_key(s) - 1) / attention_segment_keys - first_key(s) / attention_segment_keys + 1;
+  }
+
+  std::span<const AttentionSequence> sequences_;
+  const AttentionShape& shape_;
 };
 
 }  // namespace plimsoll
