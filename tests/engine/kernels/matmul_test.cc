@@ -52,7 +52,7 @@ PLIMSOLL_FOR_EVERY_ISA(Matmul);
 TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
   ThreadPool pool(2);
   for (const std::size_t tokens : {1, 15, 16, 33}) {
-    const std::size_t cols = 96, ldx = 101;
+    const std::size_t cols = 224, ldx = 229;
     auto x = random_floats(tokens * ldx, 1, 3.0F);
     for (std::size_t i = 0; i < 32; ++i) x[i] = 0.0F;
     for (std::size_t i = 32; i < 64; ++i) x[i] = i % 2 != 0 ? 1e-38F : -1e-44F;
@@ -81,11 +81,13 @@ TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
 
 TEST_P(Matmul, WithAnOffsetTheStepsAreBetweenLeastAndMost) {
   ThreadPool pool(1);
-  const std::size_t tokens = 17, cols = 96;
+  const std::size_t tokens = 17, cols = 224;
   auto x = random_floats(tokens * cols, 1);
   for (std::size_t i = 0; i < x.size(); ++i) {
     if (i % cols < 32) x[i] = 5.0F + 0.1F * x[i];
-    if (i % cols >= 64) x[i] = -3.25F;
+    if (i % cols >= 64 && i % cols < 96) x[i] = -3.25F;
+    // Of two neighbouring floats the middle is one, here the greater.
+    if (i % cols >= 96 && i % cols < 128) x[i] = 1.0F + (i % 2 != 0 ? 2.0F : 1.0F) * 0x1p-23F;
   }
   const Quantized q(x.data(), cols, tokens, cols, pool, true);
   for (std::size_t t = 0; t < tokens; ++t) {
@@ -93,26 +95,37 @@ TEST_P(Matmul, WithAnOffsetTheStepsAreBetweenLeastAndMost) {
       const auto [least, most] =
           std::minmax_element(&x[t * cols + b * 32], &x[t * cols + b * 32] + 32);
       const double step = (static_cast<double>(*most) - *least) / 254;
+      std::int32_t sum = 0;
       for (std::size_t c = b * 32; c < b * 32 + 32; ++c) {
-        ASSERT_GE(q.a.q[q.at(t, b) * 32 + c % 32], -127);
+        const int got = q.a.q[q.at(t, b) * 32 + c % 32];
+        sum += got;
+        ASSERT_GE(got, -127);
         ASSERT_NEAR(q.value(t, c), x[t * cols + c], 0.501 * step + 1e-6) << t << ' ' << c;
       }
+      EXPECT_EQ(q.a.start[q.at(t, b)], -16 * sum);
     }
   }
 }
 
 TEST_P(Matmul, NanAndInfinityAreNotHidden) {
   ThreadPool pool(1);
+  const std::size_t cols = 192;
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-    for (const std::size_t place : {0, 7, 31}) {
-      std::vector<float> x(64, 1.0F);
-      x[32 + place] = bad;
-      const Quantized with_offset(x.data(), 64, 1, 64, pool, true);
-      EXPECT_TRUE(std::isnan(with_offset.value(0, 32 + place)));
-      const Quantized q(x.data(), 64, 1, 64, pool);
-      EXPECT_EQ(q.a.scale[0], 1.0F / 127);
-      EXPECT_TRUE(std::isnan(q.a.scale[1]) && std::isnan(q.a.scaled_sum[1]));
+    for (const std::size_t place : {32, 39, 63, 167}) {
+      std::vector<float> x(cols, 1.0F);
+      x[place] = bad;
+      const Quantized with_offset(x.data(), cols, 1, cols, pool, true);
+      EXPECT_TRUE(std::isnan(with_offset.value(0, place)));
+      const Quantized q(x.data(), cols, 1, cols, pool);
+      for (std::size_t b = 0; b < cols / 32; ++b) {
+        if (b == place / 32) {
+          EXPECT_TRUE(std::isnan(q.a.scale[b]) && std::isnan(q.a.scaled_sum[b]));
+        } else {
+          EXPECT_EQ(q.a.scale[b], 1.0F / 127);
+          EXPECT_EQ(q.a.start[b], -16 * 32 * 127);
+        }
+      }
     }
   }
 }
