@@ -136,13 +136,16 @@ PLIMSOLL_INLINE __m512i Unpack(const std::byte* quants, std::size_t g) {
 }
 
 template <PackedForm Form, bool Offset, std::size_t N>
-PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
+PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, const Tokens& tokens,
                                    std::size_t rows, const Results& out) {
   const auto load_halves = [](const std::byte* p) __attribute__((target("avx512vnni"))) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   };
+  Tokens x = tokens;
+  // Where a loop over `acc` is not unrolled it is an array in memory, cleared by a slow `rep stos`.
   __m512 acc[N];
-  for (__m512& a : acc) a = _mm512_setzero_ps();
+#pragma GCC unroll 16
+  for (std::size_t t = 0; t < N; ++t) acc[t] = _mm512_setzero_ps();
   BlockReader<Form> block(panel);
   for (std::size_t b = 0; b < blocks; ++b) {
     block.read(b);
@@ -197,13 +200,15 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, T
     }
     x.next_block();
   }
+  const Results to = out;  // for all the compiler knows, a store to y might change `out`
   const __m512 factors = _mm512_loadu_ps(panel);
   const auto mask = static_cast<__mmask16>((1U << rows) - 1);
   const __m512 bias =
-      out.bias != nullptr ? _mm512_maskz_loadu_ps(mask, out.bias) : _mm512_setzero_ps();
+      to.bias != nullptr ? _mm512_maskz_loadu_ps(mask, to.bias) : _mm512_setzero_ps();
+#pragma GCC unroll 16
   for (std::size_t t = 0; t < N; ++t) {
-    float* const y = out.y + t * out.ldy;
-    const __m512 before = out.add ? _mm512_maskz_loadu_ps(mask, y) : bias;
+    float* const y = to.y + t * to.ldy;
+    const __m512 before = to.add ? _mm512_maskz_loadu_ps(mask, y) : bias;
     _mm512_mask_storeu_ps(y, mask, _mm512_fmadd_ps(acc[t], factors, before));
   }
 }
@@ -311,12 +316,12 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
 }
 
 template <PackedForm Form, bool Offset, std::size_t N>
-PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x,
+PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, const Tokens& tokens,
                                    std::size_t rows, const Results& out) {
   for (std::size_t half = 0; half < 2 && half * 8 < rows; ++half) {
     __m256 acc[N];
     for (__m256& a : acc) a = _mm256_setzero_ps();
-    MultiplyHalf<Form, Offset, N>(panel, half, blocks, x, acc);
+    MultiplyHalf<Form, Offset, N>(panel, half, blocks, tokens, acc);
     const __m256 factors = _mm256_loadu_ps(reinterpret_cast<const float*>(panel) + half * 8);
     const std::size_t bytes = std::min<std::size_t>(rows - half * 8, 8) * sizeof(float);
     for (std::size_t t = 0; t < N; ++t) {
@@ -349,9 +354,10 @@ std::int32_t Quant(const std::byte* quants, std::size_t r, std::size_t c) {
 }
 
 template <PackedForm Form, bool Offset, std::size_t N>
-void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::size_t rows,
-                   const Results& out) {
+void MultiplyPanel(const std::byte* panel, std::size_t blocks, const Tokens& tokens,
+                   std::size_t rows, const Results& out) {
   static_assert(N == 1);
+  Tokens x = tokens;
   float factors[panel_rows], acc[panel_rows] = {};
   std::memcpy(factors, panel, sizeof(factors));
   BlockReader<Form> block(panel);
@@ -385,7 +391,7 @@ void MultiplyPanel(const std::byte* panel, std::size_t blocks, Tokens x, std::si
 
 #endif
 
-using Kernel = void (*)(const std::byte*, std::size_t, Tokens, std::size_t, const Results&);
+using Kernel = void (*)(const std::byte*, std::size_t, const Tokens&, std::size_t, const Results&);
 using Kernels = std::array<Kernel, max_tokens>;
 
 // kernels<Form>[n - 1] takes n tokens.
