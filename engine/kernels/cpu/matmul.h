@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include "engine/formats/tensor.h"
@@ -26,32 +27,41 @@ struct WeightMatrix {
 
 // Activations of one step, quantized once and used for several products with the same tokens.
 // Buffers belong to the caller. Tokens go in tiles of 16 (the last may be shorter), so that what a
-// kernel reads next lies next: [tiles][cols / 32][tokens of the tile][32] for q, and the same
-// without the last dimension for the others.
+// kernel reads next lies next: [tiles][cols / 32][tokens of the tile][32] for q, the same without
+// the last dimension for scale, start and offset.
 struct QuantizedActivations {
   std::int8_t* q = nullptr;
   float* scale = nullptr;  // x ~ scale * q, q in -127..127
   // -16 times the sum of q over the block: what 5-bit weights that are centred start their dots
   // from. Times 8 or halved, it serves 8 and 4 bits.
   std::int32_t* start = nullptr;
-  float* scaled_sum = nullptr;  // scale times the sum of q
+  // The sum of what stands for a block's numbers, as an integer times the token's sum_scale, for
+  // two blocks side by side: [tiles][cols / 64, rounded up][tokens of the tile][2]. A token's
+  // magnitudes sum to 65535 at most, so that with mins of 16 bits no sum over a row leaves 32 bits.
+  std::int16_t* sums = nullptr;
+  float* sum_scale = nullptr;  // [tokens]
   // With it x ~ scale * q + offset: half the error where a block's numbers lie to one side of zero.
   // Products take it with weights of the form u8 alone. Null: x ~ scale * q.
   float* offset = nullptr;
   static constexpr std::size_t block = 32;
   static constexpr std::size_t tile_tokens = 16;
+  static constexpr std::int32_t most_sums =
+      std::numeric_limits<std::int32_t>::max() / PackedMatrix::most_min;
   static std::size_t bytes(std::size_t tokens, std::size_t cols, bool with_offset = false) {
     const std::size_t of_block =
-        block + (with_offset ? 3 : 2) * sizeof(float) + sizeof(std::int32_t);
-    return tokens * (cols / block) * of_block + 320;
+        block + (with_offset ? 2 : 1) * sizeof(float) + sizeof(std::int32_t);
+    const std::size_t of_pair = 2 * sizeof(std::int16_t);
+    const std::size_t blocks = cols / block;
+    return tokens * (blocks * of_block + (blocks + 1) / 2 * of_pair + sizeof(float)) + 384;
   }
   // Lays the arrays out in `buffer` (64-byte aligned, bytes(tokens, cols, with_offset) long).
   static QuantizedActivations in(std::byte* buffer, std::size_t tokens, std::size_t cols,
                                  bool with_offset = false);
 };
 
-// x [tokens, cols] row-major with stride ldx; cols is a multiple of 32. NaN and infinity in x are
-// the caller's bug: the block's scale becomes NaN and so do the products.
+// x [tokens, cols] row-major with stride ldx; cols is a multiple of 32, 65536 at most. NaN and
+// infinity in x are the caller's bug: the block's scale and the token's sum_scale become NaN and so
+// do the products.
 void quantize_activations(const float* x, std::size_t ldx, std::size_t tokens, std::size_t cols,
                           const QuantizedActivations& out, ThreadPool& pool);
 

@@ -1,10 +1,11 @@
 // The int8 path: one panel of 16 weight rows against up to 16 tokens at a time.
 //
-// For each row, token and block, in this order and on every instruction set:
+// For each row and token, in this order and on every instruction set:
+//   acc = float(dot of mins and sums) * sum_scale, of affine forms; otherwise 0
+// and for each block
 //   dot = sum of u * q, of centred forms (u - 2^(bits - 1)) * q      exact, int32
 //   acc = (float(dot) * scale) * scale_x + acc
-//   acc = min * scaled_sum + acc                                     affine forms
-//   acc = (float(sum of u) * scale + min * 32) * offset + acc        activations with an offset
+//   acc = (float(sum of u) * scale) * offset + acc                   activations with an offset
 // and y = acc * factor + bias, or acc * factor + y. AVX-512 and AVX2 fuse each product with its sum
 // and so agree to the last bit; the portable twin rounds twice.
 #include <algorithm>
@@ -41,7 +42,8 @@ struct Tokens {
   const std::int8_t* q;
   const float* scale;
   const std::int32_t* start;
-  const float* scaled_sum;
+  const std::int16_t* sums;
+  const float* sum_scale;
   const float* offset;  // null: none
   std::size_t stride;   // tokens of the whole tile
 
@@ -49,8 +51,13 @@ struct Tokens {
     q += stride * block_cols;
     scale += stride;
     start += stride;
-    scaled_sum += stride;
     if (offset != nullptr) offset += stride;
+  }
+  // Sums of two blocks, `pair` * 2 and the next.
+  std::int32_t two_sums(std::size_t pair, std::size_t token) const {
+    std::int32_t value;
+    std::memcpy(&value, sums + (pair * stride + token) * 2, sizeof(value));
+    return value;
   }
   std::int32_t four(std::size_t token, std::size_t group) const {
     std::int32_t value;
@@ -67,26 +74,28 @@ struct Tokens {
   }
 };
 
-// Walks through a panel's blocks.
+// Walks through a panel: first all mins of affine forms, then the blocks.
 template <PackedForm Form>
 struct BlockReader {
   const std::byte* next;
-  const std::byte* header = nullptr;
   const std::byte* scales = nullptr;
-  const std::byte* mins = nullptr;  // affine forms
   const std::byte* quants = nullptr;
 
   explicit BlockReader(const std::byte* panel) : next(panel + PackedMatrix::factors_bytes) {}
+  // Of two blocks.
+  const std::byte* read_mins() {
+    const std::byte* const mins = next;
+    next += PackedMatrix::header_bytes;
+    return mins;
+  }
   // To block b: 0, 1, 2...
   void read(std::size_t b) {
-    constexpr std::size_t half = PackedMatrix::header_bytes / 2;
-    const bool second = is_centred(Form) && b % 2 != 0;
-    if (!second) {
-      header = next;
+    if (b % 2 != 0) {
+      scales += PackedMatrix::header_bytes / 2;
+    } else {
+      scales = next;
       next += PackedMatrix::header_bytes;
     }
-    scales = header + (second ? half : 0);
-    mins = header + half;
     quants = next;
     next += quant_bytes(Form);
   }
@@ -147,6 +156,24 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, c
 #pragma GCC unroll 16
   for (std::size_t t = 0; t < N; ++t) acc[t] = _mm512_setzero_ps();
   BlockReader<Form> block(panel);
+  if constexpr (!is_centred(Form)) {
+    __m512i sums[N];
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < N; ++t) sums[t] = _mm512_setzero_si512();
+    for (std::size_t pair = 0; pair * 2 < blocks; ++pair) {
+      const std::byte* const line = block.read_mins();
+      _mm_prefetch(reinterpret_cast<const char*>(line) + prefetch_bytes, _MM_HINT_T0);
+      const __m512i mins = _mm512_loadu_si512(line);
+#pragma GCC unroll 16
+      for (std::size_t t = 0; t < N; ++t) {
+        sums[t] = _mm512_dpwssd_epi32(sums[t], mins, _mm512_set1_epi32(x.two_sums(pair, t)));
+      }
+    }
+#pragma GCC unroll 16
+    for (std::size_t t = 0; t < N; ++t) {
+      acc[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[t]), _mm512_set1_ps(x.sum_scale[t]));
+    }
+  }
   for (std::size_t b = 0; b < blocks; ++b) {
     block.read(b);
     const auto* const ahead = reinterpret_cast<const char*>(block.quants) + prefetch_bytes;
@@ -155,16 +182,14 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, c
       _mm_prefetch(ahead + line, _MM_HINT_T0);
     }
     const __m512 scale = load_halves(block.scales);
-    const __m512 min = is_centred(Form) ? _mm512_setzero_ps() : load_halves(block.mins);
     __m512i u[groups];
 #pragma GCC unroll 8
     for (std::size_t g = 0; g < groups; ++g) u[g] = Unpack<Form>(block.quants, g);
-    __m512 sum = _mm512_setzero_ps();  // of the block's weights
+    __m512 sum = _mm512_setzero_ps();  // of the block's weights, but for their mins
     if constexpr (Offset) {
       __m512i all = _mm512_setzero_si512();
       for (const __m512i& four : u) all = _mm512_dpbusd_epi32(all, four, _mm512_set1_epi8(1));
-      sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), scale,
-                            _mm512_mul_ps(min, _mm512_set1_ps(block_cols)));
+      sum = _mm512_mul_ps(_mm512_cvtepi32_ps(all), scale);
     }
     // Dots of several tokens side by side: the next product of one would wait for its last.
 #pragma GCC unroll 16
@@ -192,9 +217,6 @@ PLIMSOLL_KERNEL void MultiplyPanel(const std::byte* panel, std::size_t blocks, c
         const std::size_t t = first + i;
         const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[i]), scale);
         acc[t] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x.scale[t]), acc[t]);
-        if constexpr (!is_centred(Form)) {
-          acc[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x.scaled_sum[t]), acc[t]);
-        }
         if constexpr (Offset) acc[t] = _mm512_fmadd_ps(sum, _mm512_set1_ps(x.offset[t]), acc[t]);
       }
     }
@@ -242,6 +264,21 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
                              __m256 (&acc)[N]) {
   const __m256i ones = _mm256_set1_epi16(1);
   BlockReader<Form> block(panel);
+  if constexpr (!is_centred(Form)) {
+    __m256i sums[N];
+    for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+    for (std::size_t pair = 0; pair * 2 < blocks; ++pair) {
+      const __m256i mins =
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block.read_mins() + half * 32));
+      for (std::size_t t = 0; t < N; ++t) {
+        const __m256i two = _mm256_set1_epi32(x.two_sums(pair, t));
+        sums[t] = _mm256_add_epi32(sums[t], _mm256_madd_epi16(mins, two));
+      }
+    }
+    for (std::size_t t = 0; t < N; ++t) {
+      acc[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[t]), _mm256_set1_ps(x.sum_scale[t]));
+    }
+  }
   for (std::size_t b = 0; b < blocks; ++b) {
     block.read(b);
     const std::byte* const quants = block.quants + half * 32;
@@ -292,21 +329,13 @@ HWY_INLINE void MultiplyHalf(const std::byte* panel, std::size_t half, std::size
       const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[t]), scale);
       acc[t] = _mm256_fmadd_ps(scaled, _mm256_set1_ps(x.scale[t]), acc[t]);
     }
-    if constexpr (!is_centred(Form)) {
-      const __m256 min = load_halves(block.mins);
-      for (std::size_t t = 0; t < N; ++t) {
-        acc[t] = _mm256_fmadd_ps(min, _mm256_set1_ps(x.scaled_sum[t]), acc[t]);
-      }
-    }
     if constexpr (Offset) {
       __m256i all = _mm256_setzero_si256();
       for (std::size_t g = 0; g < groups; ++g) {
         const __m256i pairs = _mm256_maddubs_epi16(Unpack<Form>(quants, g), _mm256_set1_epi8(1));
         all = _mm256_add_epi32(all, _mm256_madd_epi16(pairs, ones));
       }
-      const __m256 sum =
-          _mm256_fmadd_ps(_mm256_cvtepi32_ps(all), scale,
-                          _mm256_mul_ps(load_halves(block.mins), _mm256_set1_ps(block_cols)));
+      const __m256 sum = _mm256_mul_ps(_mm256_cvtepi32_ps(all), scale);
       for (std::size_t t = 0; t < N; ++t) {
         acc[t] = _mm256_fmadd_ps(sum, _mm256_set1_ps(x.offset[t]), acc[t]);
       }
@@ -361,11 +390,24 @@ void MultiplyPanel(const std::byte* panel, std::size_t blocks, const Tokens& tok
   float factors[panel_rows], acc[panel_rows] = {};
   std::memcpy(factors, panel, sizeof(factors));
   BlockReader<Form> block(panel);
+  if constexpr (!is_centred(Form)) {
+    std::int32_t sums[panel_rows] = {};
+    for (std::size_t pair = 0; pair * 2 < blocks; ++pair) {
+      std::int16_t mins[panel_rows * 2];
+      std::memcpy(mins, block.read_mins(), sizeof(mins));
+      const std::int16_t* const two = x.sums + pair * x.stride * 2;
+      for (std::size_t r = 0; r < panel_rows; ++r) {
+        sums[r] += mins[r * 2] * two[0] + mins[r * 2 + 1] * two[1];
+      }
+    }
+    for (std::size_t r = 0; r < panel_rows; ++r) {
+      acc[r] = static_cast<float>(sums[r]) * x.sum_scale[0];
+    }
+  }
   for (std::size_t b = 0; b < blocks; ++b) {
     block.read(b);
-    std::uint16_t scale[panel_rows], min[panel_rows];
+    std::uint16_t scale[panel_rows];
     std::memcpy(scale, block.scales, sizeof(scale));
-    std::memcpy(min, block.mins, sizeof(min));
     for (std::size_t r = 0; r < panel_rows; ++r) {
       std::int32_t dot = x.dot_start<Form>(0), all = 0;
       for (std::size_t c = 0; c < block_cols; ++c) {
@@ -374,12 +416,7 @@ void MultiplyPanel(const std::byte* panel, std::size_t blocks, const Tokens& tok
         all += u;
       }
       acc[r] += static_cast<float>(dot) * half_to_float(scale[r]) * x.scale[0];
-      if (!is_centred(Form)) acc[r] += half_to_float(min[r]) * x.scaled_sum[0];
-      if (Offset) {
-        acc[r] += (static_cast<float>(all) * half_to_float(scale[r]) +
-                   half_to_float(min[r]) * block_cols) *
-                  x.offset[0];
-      }
+      if (Offset) acc[r] += static_cast<float>(all) * half_to_float(scale[r]) * x.offset[0];
     }
     x.next_block();
   }
@@ -432,8 +469,9 @@ void MultiplyTile(const Kernels& kernel, const Product& product, std::size_t p,
     const std::size_t n = std::min(max_tokens, in_tile - t);
     const std::size_t i = tile * w.blocks() + t;
     const float* const offset = x.offset != nullptr ? x.offset + i : nullptr;
-    const Tokens part{x.q + i * block_cols, x.scale + i, x.start + i,
-                      x.scaled_sum + i,     offset,      in_tile};
+    const std::int16_t* const sums = x.sums + (tile * w.block_pairs() + t) * 2;
+    const Tokens part{x.q + i * block_cols,   x.scale + i, x.start + i, sums,
+                      x.sum_scale + tile + t, offset,      in_tile};
     float* const y = product.y + (tile + t) * product.ldy + p * panel_rows;
     kernel[n - 1](panel, w.blocks(), part, rows, {y, product.ldy, add, bias});
   }

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t panel_rows = PackedMatrix::panel_rows;
 constexpr std::size_t block_cols = PackedMatrix::block_cols;
+constexpr std::size_t header_bytes = PackedMatrix::header_bytes;
 
 // 32 columns of one row: w = scale * u + min. Of centred types min is -2^(bits - 1) * scale.
 struct Block {
@@ -139,7 +140,8 @@ std::vector<Block> blocks_of_row(const TensorView& source, std::size_t row) {
 }
 
 // The exponent e such that the greatest scale or min of the row, divided by 2^e, is in
-// [2^14, 2^15): f16 then holds all down to 2^-28 of it at full precision.
+// [2^12, 2^13): f16 then holds scales down to 2^-26 of it at full precision, and mins are integers
+// of few enough bits for their products with sums of activations.
 int row_exponent(const std::vector<Block>& blocks) {
   float greatest = 0;
   for (const Block& block : blocks) {
@@ -147,7 +149,7 @@ int row_exponent(const std::vector<Block>& blocks) {
   }
   if (!(greatest > 0) || std::isinf(greatest)) return 0;
   // The factor itself has to be a normal float.
-  return std::max(std::ilogb(greatest) - 14, std::numeric_limits<float>::min_exponent);
+  return std::max(std::ilogb(greatest) - 12, std::numeric_limits<float>::min_exponent);
 }
 
 // To nearest even. What is not a number stays that.
@@ -189,7 +191,8 @@ void store_quants(const Block& block, PackedForm form, std::size_t r, std::byte*
 PackedForm packed_form(const TensorView& source, PackedForm floats) {
   constexpr std::uint64_t limit = std::numeric_limits<std::uint32_t>::max();
   if (source.rank == 0 || source.rows() == 0 || source.cols() == 0 ||
-      source.cols() % block_cols != 0 || source.rows() > limit || source.cols() > limit) {
+      source.cols() % block_cols != 0 || source.rows() > limit ||
+      source.cols() > PackedMatrix::most_cols) {
     return PackedForm::none;
   }
   switch (source.type) {
@@ -220,20 +223,27 @@ void pack_panel(const TensorView& source, PackedForm form, std::size_t panel, st
     const int exponent = row_exponent(blocks);
     const float factor = std::ldexp(1.0F, exponent);
     std::memcpy(dst + r * sizeof(factor), &factor, sizeof(factor));
-    std::byte* out = dst + PackedMatrix::factors_bytes;
+    std::byte* const mins = dst + PackedMatrix::factors_bytes;
+    std::byte* out = mins + (is_centred(form) ? 0 : shape.block_pairs() * header_bytes);
     std::byte* header = nullptr;
     for (std::size_t b = 0; b < blocks.size(); ++b) {
-      const bool second = is_centred(form) && b % 2 != 0;  // of the two that share a header
-      if (!second) {
+      const std::size_t in_pair = b % 2;
+      if (in_pair == 0) {
         header = out;
-        out += PackedMatrix::header_bytes;
+        out += header_bytes;
       }
-      const auto put = [&](float value, std::size_t half) {
-        const std::uint16_t bits = float_to_half(std::ldexp(value, -exponent));
-        std::memcpy(header + (half * panel_rows + r) * sizeof(bits), &bits, sizeof(bits));
-      };
-      put(blocks[b].scale, second ? 1 : 0);
-      if (!is_centred(form)) put(blocks[b].min, 1);
+      // An integer cannot tell that the min is no number: the scale does.
+      const bool sound = is_centred(form) || std::isfinite(blocks[b].min);
+      const std::uint16_t scale =
+          float_to_half(sound ? std::ldexp(blocks[b].scale, -exponent) : NAN);
+      std::memcpy(header + (in_pair * panel_rows + r) * sizeof(scale), &scale, sizeof(scale));
+      if (!is_centred(form) && sound) {
+        constexpr float most = PackedMatrix::most_min;
+        const float nearest = std::nearbyint(std::ldexp(blocks[b].min, -exponent));
+        const auto min = static_cast<std::int16_t>(std::clamp(nearest, -most, most));
+        std::memcpy(mins + b / 2 * header_bytes + (r * 2 + in_pair) * sizeof(min), &min,
+                    sizeof(min));
+      }
       store_quants(blocks[b], form, r, out);
       out += quant_bytes(form);
     }

@@ -6,11 +6,12 @@
 // block, or, where the source has no mins, centred:
 //   affine (u4, u5, u8)    w = factor * (scale * u + min)
 //   centred (c4, c5, c8)   w = factor * scale * (u - 2^(bits - 1))
-// A panel holds 16 factors, one f32 a row: powers of two that bring the row's scales and mins into
-// the upper range of f16, where they keep 11 bits whatever the weights' magnitude. Then its blocks,
-// in the order in which they are read, each part on a 64-byte border:
-//   affine:  scales (16 x f16), mins (16 x f16), quants
-//   centred: scales of two blocks (the last may be alone), quants of both
+// A panel holds 16 factors, one f32 a row: powers of two that bring the greatest of the row's
+// scales and mins to between 2^12 and 2^13. There an f16 keeps 11 bits of a scale whatever its
+// magnitude, and a min is an i16. Then, each part on a 64-byte border and in the order in which it
+// is read:
+//   affine: mins, for each two blocks 16 rows x 2 numbers (the last may be alone, beside zeros)
+//   for each two blocks (the last may be alone): their scales, 2 x 16 x f16, and the quants of both
 // Quants are, for each group g of 4 columns, 16 rows x 4 bytes:
 //   8 bits: g = 0..7, 512 bytes
 //   4 bits: g = 0..3, 256 bytes, the low nibble from column 4g+j, the high one from 16+4g+j
@@ -56,30 +57,36 @@ struct PackedMatrix {
   static constexpr std::size_t panel_rows = 16;
   static constexpr std::size_t block_cols = 32;
   static constexpr std::size_t factors_bytes = panel_rows * sizeof(float);
+  // Of two blocks: their scales, and as much again their mins.
   static constexpr std::size_t header_bytes = 2 * panel_rows * sizeof(std::uint16_t);
+  static constexpr std::int16_t most_min = 8192;
+  // With these, sums of mins times activations stay within 32 bits over a whole row (matmul.h).
+  static constexpr std::size_t most_cols = 65536;
   PackedForm form = PackedForm::none;
   std::uint32_t rows = 0;  // as in the source; the last panel is padded with zeros
-  std::uint32_t cols = 0;  // a multiple of 32
+  std::uint32_t cols = 0;  // a multiple of 32, most_cols at most
   const std::byte* data = nullptr;
 
   bool empty() const { return form == PackedForm::none; }
   std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
   std::size_t blocks() const { return cols / block_cols; }
+  std::size_t block_pairs() const { return (blocks() + 1) / 2; }
   bool quantized() const { return is_quantized(form); }
   std::size_t panel_bytes() const {
     if (form == PackedForm::bf16) return panel_rows * cols * sizeof(std::uint16_t);
-    const std::size_t headers = is_centred(form) ? (blocks() + 1) / 2 : blocks();
+    const std::size_t headers = block_pairs() * (is_centred(form) ? 1 : 2);
     return factors_bytes + headers * header_bytes + blocks() * quant_bytes(form);
   }
   std::size_t bytes() const { return panels() * panel_bytes(); }
 };
 
-// The form a type is packed to; none for i64, and for matrices whose columns are no multiple of 32.
+// The form a type is packed to; none for i64, and for matrices whose columns are no multiple of 32
+// or more than most_cols.
 //
-// Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 keep their quants; only their scales and mins are
-// rounded to 11 bits. Float types become what `floats` says, u8 or bf16. What becomes u8, these and
-// Q6_K (scales of 16 columns), is quantized anew, to 255 steps between the least and the greatest
-// value of a row's block; bf16 is rounded to the nearest.
+// Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K and Q8_0 keep their quants; only their scales are rounded to
+// 11 bits, and their mins to 2^-14 of the row's greatest. Float types become what `floats` says, u8
+// or bf16. What becomes u8, these and Q6_K (scales of 16 columns), is quantized anew, to 255 steps
+// between the least and the greatest value of a row's block; bf16 is rounded to the nearest.
 PackedForm packed_form(const TensorView& source, PackedForm floats = PackedForm::u8);
 // Packs one matrix into dst (PackedMatrix::bytes() long).
 void pack_matrix(const TensorView& source, PackedForm form, std::byte* dst);

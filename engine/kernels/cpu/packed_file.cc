@@ -21,7 +21,7 @@ namespace plimsoll {
 namespace {
 
 // One more whenever the bytes that pack_panel makes change.
-constexpr std::uint32_t layout_version = 3;
+constexpr std::uint32_t layout_version = 4;
 constexpr std::size_t alignment = 64;
 
 std::uint64_t align(std::uint64_t n) { return (n + alignment - 1) / alignment * alignment; }

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "tests/engine/kernels/weights.h"
 
@@ -31,6 +32,12 @@ struct Quantized {
     const std::size_t tile = t / 16 * 16;
     return tile * (cols / 32) + b * std::min<std::size_t>(16, tokens - tile) + t % 16;
   }
+  // What stands for the sum of token t's block b, where weights have mins.
+  double sum(std::size_t t, std::size_t b) const {
+    const std::size_t tile = t / 16 * 16, in_tile = std::min<std::size_t>(16, tokens - tile);
+    const std::size_t pair = tile * ((cols / 32 + 1) / 2) + b / 2 * in_tile + t % 16;
+    return static_cast<double>(a.sum_scale[t]) * a.sums[pair * 2 + b % 2];
+  }
   // What stands for token t's column c.
   double value(std::size_t t, std::size_t c) const {
     const std::size_t i = at(t, c / 32);
@@ -52,13 +59,14 @@ PLIMSOLL_FOR_EVERY_ISA(Matmul);
 TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
   ThreadPool pool(2);
   for (const std::size_t tokens : {1, 15, 16, 33}) {
-    const std::size_t cols = 224, ldx = 229;
+    constexpr std::size_t cols = 224, ldx = 229;
     auto x = random_floats(tokens * ldx, 1, 3.0F);
     for (std::size_t i = 0; i < 32; ++i) x[i] = 0.0F;
     for (std::size_t i = 32; i < 64; ++i) x[i] = i % 2 != 0 ? 1e-38F : -1e-44F;
     for (std::size_t i = 64; i < 96; ++i) x[i] = i % 2 != 0 ? 3e38F : -1.0F;
     const Quantized q(x.data(), ldx, tokens, cols, pool);
     for (std::size_t t = 0; t < tokens; ++t) {
+      double sums[cols / 32];
       for (std::size_t b = 0; b < cols / 32; ++b) {
         const std::size_t at = q.at(t, b);
         float largest = 0;
@@ -73,8 +81,16 @@ TEST_P(Matmul, QuantizesToTheNearestOf255Steps) {
         }
         EXPECT_NEAR(q.a.scale[at], largest / 127, largest * 1e-7 + 1e-30);
         EXPECT_EQ(q.a.start[at], -16 * sum);
-        EXPECT_EQ(q.a.scaled_sum[at], q.a.scale[at] * static_cast<float>(sum));
+        sums[b] = static_cast<double>(q.a.scale[at]) * sum;
       }
+      if (t == 0) continue;  // of which one sum is no float
+      double magnitude = 0, greatest = 0;
+      for (std::size_t b = 0; b < cols / 32; ++b) {
+        EXPECT_NEAR(q.sum(t, b), sums[b], 0.5001 * q.a.sum_scale[t]);
+        magnitude += std::abs(sums[b]);
+        greatest = std::max(greatest, std::abs(sums[b]));
+      }
+      EXPECT_LT(q.a.sum_scale[t], 1.01 * std::max(magnitude / 262144, greatest / 32767));
     }
   }
 }
@@ -103,6 +119,9 @@ TEST_P(Matmul, WithAnOffsetTheStepsAreBetweenLeastAndMost) {
         ASSERT_NEAR(q.value(t, c), x[t * cols + c], 0.501 * step + 1e-6) << t << ' ' << c;
       }
       EXPECT_EQ(q.a.start[q.at(t, b)], -16 * sum);
+      double values = 0;
+      for (std::size_t c = b * 32; c < b * 32 + 32; ++c) values += q.value(t, c);
+      EXPECT_NEAR(q.sum(t, b), values, 0.501 * q.a.sum_scale[t] + 1e-4);
     }
   }
 }
@@ -118,9 +137,10 @@ TEST_P(Matmul, NanAndInfinityAreNotHidden) {
       const Quantized with_offset(x.data(), cols, 1, cols, pool, true);
       EXPECT_TRUE(std::isnan(with_offset.value(0, place)));
       const Quantized q(x.data(), cols, 1, cols, pool);
+      EXPECT_TRUE(std::isnan(q.a.sum_scale[0]) && std::isnan(with_offset.a.sum_scale[0]));
       for (std::size_t b = 0; b < cols / 32; ++b) {
         if (b == place / 32) {
-          EXPECT_TRUE(std::isnan(q.a.scale[b]) && std::isnan(q.a.scaled_sum[b]));
+          EXPECT_TRUE(std::isnan(q.a.scale[b]));
         } else {
           EXPECT_EQ(q.a.scale[b], 1.0F / 127);
           EXPECT_EQ(q.a.start[b], -16 * 32 * 127);
@@ -254,12 +274,15 @@ TEST_P(Matmul, Float32TakesUnalignedFilesAndOddColumns) {
 // The int8 path against its definition: packed weights times quantized activations.
 TEST_P(Matmul, Int8MatchesDouble) {
   ThreadPool pool(2);
-  for (const TensorType type : packed_types) {
-    const bool with_offset = type == TensorType::q6_k;
+  std::vector<TensorType> types(std::begin(packed_types), std::end(packed_types));
+  types.insert(types.end(), {TensorType::q4_1, TensorType::f32});
+  for (const TensorType type : types) {
     for (const std::size_t rows : {1, 15, 16, 41}) {
-      for (const std::size_t cols : {256, 768}) {
+      for (const std::size_t cols : {256, 288, 768}) {
+        if (cols % info(type).block_elements != 0) continue;
         const Weights weights(type, rows, cols, 3);
         const Packed packed(weights.view);
+        const bool with_offset = packed.matrix.form == PackedForm::u8;
         const std::size_t ldx = cols + 5, ldy = rows + 2;
         for (const std::size_t tokens : {0, 1, 7, 8, 9, 33}) {
           const auto x = random_floats(std::max<std::size_t>(1, tokens) * ldx, 4);
@@ -269,10 +292,14 @@ TEST_P(Matmul, Int8MatchesDouble) {
           for (std::size_t t = 0; t < tokens; ++t) {
             for (std::size_t r = 0; r < rows; ++r) {
               double want = 0, magnitude = 0;
-              for (std::size_t i = 0; i < cols; ++i) {
-                const double product = packed_value(packed.matrix, r, i) * q.value(t, i);
-                want += product;
-                magnitude += std::abs(product);
+              for (std::size_t b = 0; b < cols / 32; ++b) {
+                const double min = packed_min(packed.matrix, r, b);
+                want += min * q.sum(t, b);
+                for (std::size_t i = b * 32; i < b * 32 + 32; ++i) {
+                  const double w = packed_value(packed.matrix, r, i);
+                  want += (w - min) * q.value(t, i);
+                  magnitude += std::abs(w * q.value(t, i));
+                }
               }
               // u and min cancel in part: their own magnitude bounds the rounding.
               ASSERT_NEAR(y[t * ldy + r], want, 1e-5 * magnitude) << rows << ' ' << tokens;
@@ -282,6 +309,29 @@ TEST_P(Matmul, Int8MatchesDouble) {
         }
       }
     }
+  }
+}
+
+// The greatest mins there are with the greatest sums, over the longest row.
+TEST_P(Matmul, MinsAndSumsDoNotOverflow) {
+  ThreadPool pool(1);
+  const std::size_t cols = PackedMatrix::most_cols;
+  const float value = -3.9999F;
+  Weights weights(TensorType::f32, 1, cols, 3);
+  for (std::size_t c = 0; c < cols; ++c) std::memcpy(&weights.storage[c * 4], &value, 4);
+  const Packed packed(weights.view);
+  ASSERT_NEAR(packed_min(packed.matrix, 0, 0), value, 1e-3);
+  for (const std::size_t apart : {1, 7, 32, 1024, 2048}) {
+    std::vector<float> x(cols);
+    for (std::size_t c = 0; c < cols; ++c) x[c] = c / 32 % apart == 0 ? 1.0F : 0.0F;
+    const Quantized q(x.data(), cols, 1, cols, pool);
+    std::int32_t magnitudes = 0;
+    for (std::size_t b = 0; b < cols / 32; ++b) magnitudes += std::abs(q.a.sums[b]);
+    EXPECT_LE(magnitudes, QuantizedActivations::most_sums);
+    float y = 0;
+    multiply({weights.view, packed.matrix}, nullptr, 0, q.a, 1, &y, 1, pool);
+    const double want = value * std::accumulate(x.begin(), x.end(), 0.0);
+    EXPECT_NEAR(y, want, 0.005 * std::abs(want)) << apart;
   }
 }
 

@@ -74,7 +74,19 @@ struct Packed {
   }
 };
 
-// w[row, col] as packed.h describes the bytes.
+// What packed.h says of the bytes: the min of row and block, which is 0 where there are none.
+inline double packed_min(const PackedMatrix& m, std::size_t row, std::size_t block) {
+  if (!is_quantized(m.form) || is_centred(m.form)) return 0;
+  const std::byte* const panel = m.data + row / 16 * m.panel_bytes();
+  const std::size_t r = row % 16;
+  float factor;
+  std::memcpy(&factor, panel + r * 4, 4);
+  std::int16_t min;
+  std::memcpy(&min, panel + 64 + block / 2 * 64 + (r * 2 + block % 2) * 2, 2);
+  return static_cast<double>(factor) * min;
+}
+
+// w[row, col].
 inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t col) {
   const std::byte* const panel = m.data + row / 16 * m.panel_bytes();
   const std::size_t r = row % 16, c = col % 32;
@@ -88,14 +100,12 @@ inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t c
   const std::size_t bits = static_cast<std::size_t>(m.form) & 15;
   const bool centred = static_cast<std::size_t>(m.form) > 15;
   const std::size_t block = col / 32, quant_bytes = 64 * bits;
-  const std::size_t shared = centred ? 2 : 1;  // blocks that share a header
-  const std::byte* const header = panel + 64 + block / shared * (64 + shared * quant_bytes);
-  const std::byte* const quants = header + 64 + block % shared * quant_bytes;
-  const auto half = [&](std::size_t i) {
-    std::uint16_t value;
-    std::memcpy(&value, header + (i * 16 + r) * 2, 2);
-    return static_cast<double>(half_to_float(value));
-  };
+  const std::size_t mins_bytes = centred ? 0 : (m.cols / 32 + 1) / 2 * 64;
+  const std::byte* const header = panel + 64 + mins_bytes + block / 2 * (64 + 2 * quant_bytes);
+  const std::byte* const quants = header + 64 + block % 2 * quant_bytes;
+  std::uint16_t half;
+  std::memcpy(&half, header + (block % 2 * 16 + r) * 2, 2);
+  const double scale = static_cast<double>(factor) * half_to_float(half);
   const std::size_t place = r * 4 + c % 4;
   unsigned u;
   if (bits == 8) {
@@ -105,8 +115,8 @@ inline double packed_value(const PackedMatrix& m, std::size_t row, std::size_t c
     u = c < 16 ? pair & 15 : pair >> 4;
     if (bits == 5) u |= (std::to_integer<unsigned>(quants[256 + place]) >> (c / 4) & 1) << 4;
   }
-  if (centred) return factor * half(block % 2) * (static_cast<int>(u) - (1 << (bits - 1)));
-  return factor * (half(0) * u + half(1));
+  if (centred) return scale * (static_cast<int>(u) - (1 << (bits - 1)));
+  return scale * u + packed_min(m, row, block);
 }
 
 }  // namespace plimsoll
