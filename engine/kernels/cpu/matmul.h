@@ -37,7 +37,7 @@ struct QuantizedActivations {
   std::int32_t* start = nullptr;
   // The sum of what stands for a block's numbers, as an integer times the token's sum_scale, for
   // two blocks side by side: [tiles][cols / 64, rounded up][tokens of the tile][2]. A token's
-  // magnitudes sum to 65535 at most, so that with mins of 16 bits no sum over a row leaves 32 bits.
+  // magnitudes sum to most_sums at most, so that no sum of products with mins leaves 32 bits.
   std::int16_t* sums = nullptr;
   float* sum_scale = nullptr;  // [tokens]
   // With it x ~ scale * q + offset: half the error where a block's numbers lie to one side of zero.
