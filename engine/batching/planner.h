@@ -1,6 +1,6 @@
-// The step planner: which sequences get how many tokens in the next step (planner.cc), whose turn it
-// is (planner_tenants.cc), and whose blocks are taken (planner_blocks.cc). Pure: what it decides is
-// a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
+// The step planner: which sequences get how many tokens in the next step (planner.cc), whose turn
+// it is (planner_tenants.cc), and whose blocks are taken (planner_blocks.cc). Pure: what it decides
+// is a function of its arguments and of the tenants' counters; it has no clock and does no I/O.
 //
 // Decode tokens go first, then chunks of prefill, which are kept short for those that decode
 // (Agrawal et al. 2024, "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve").

@@ -17,6 +17,8 @@ void dequantize(TensorType type, const std::byte* src, float* dst, std::size_t e
 void dequantize_row(const TensorView& view, std::uint64_t row, float* dst);
 
 float half_to_float(std::uint16_t half);
-std::uint16_t float_to_half(float value);  // round to nearest even
+// Both to nearest even; what is not a number stays that.
+std::uint16_t float_to_half(float value);
+std::uint16_t float_to_bf16(float value);
 
 }  // namespace plimsoll

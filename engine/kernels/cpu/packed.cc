@@ -1,7 +1,6 @@
 #include "engine/kernels/cpu/packed.h"
 
 #include <algorithm>
-#include <bit>
 #include <cassert>
 #include <cmath>
 #include <cstring>
@@ -150,13 +149,6 @@ int row_exponent(const std::vector<Block>& blocks) {
   if (!(greatest > 0) || std::isinf(greatest)) return 0;
   // The factor itself has to be a normal float.
   return std::max(std::ilogb(greatest) - 12, std::numeric_limits<float>::min_exponent);
-}
-
-// To nearest even. What is not a number stays that.
-std::uint16_t float_to_bf16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 0x40);
-  return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
 void pack_bf16_panel(const TensorView& source, std::size_t panel, std::byte* dst) {

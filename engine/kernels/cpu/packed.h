@@ -44,9 +44,6 @@ enum class PackedForm : std::uint32_t {
   c8 = 0x18,
   bf16 = 0x20,
 };
-constexpr bool is_quantized(PackedForm form) {
-  return form != PackedForm::none && form != PackedForm::bf16;
-}
 // Of quantized forms.
 constexpr std::uint32_t bits_of(PackedForm form) { return static_cast<std::uint32_t>(form) & 0xF; }
 constexpr bool is_centred(PackedForm form) { return static_cast<std::uint32_t>(form) > 0xF; }
@@ -71,7 +68,7 @@ struct PackedMatrix {
   std::size_t panels() const { return (rows + panel_rows - 1) / panel_rows; }
   std::size_t blocks() const { return cols / block_cols; }
   std::size_t block_pairs() const { return (blocks() + 1) / 2; }
-  bool quantized() const { return is_quantized(form); }
+  bool quantized() const { return form != PackedForm::none && form != PackedForm::bf16; }
   std::size_t panel_bytes() const {
     if (form == PackedForm::bf16) return panel_rows * cols * sizeof(std::uint16_t);
     const std::size_t headers = block_pairs() * (is_centred(form) ? 1 : 2);

@@ -76,7 +76,7 @@ struct Packed {
 
 // What packed.h says of the bytes: the min of row and block, which is 0 where there are none.
 inline double packed_min(const PackedMatrix& m, std::size_t row, std::size_t block) {
-  if (!is_quantized(m.form) || is_centred(m.form)) return 0;
+  if (!m.quantized() || is_centred(m.form)) return 0;
   const std::byte* const panel = m.data + row / 16 * m.panel_bytes();
   const std::size_t r = row % 16;
   float factor;

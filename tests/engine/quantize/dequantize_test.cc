@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -69,6 +70,15 @@ TEST(DequantizeTest, FloatTypesAreExact) {
   EXPECT_EQ(out[0], 1.5F);
   EXPECT_TRUE(std::signbit(out[1]));
   EXPECT_NEAR(out[2], 3.0e38F, 0.02e38F);
+}
+
+TEST(Bfloat16, RoundsToNearestEven) {
+  EXPECT_EQ(float_to_bf16(1.0F), 0x3F80);
+  EXPECT_EQ(float_to_bf16(1.0F + 0x1p-8F), 0x3F80);  // a tie goes to the even one
+  EXPECT_EQ(float_to_bf16(1.0F + 3 * 0x1p-8F), 0x3F82);
+  EXPECT_EQ(float_to_bf16(-std::nextafter(1.0F + 0x1p-8F, 2.0F)), 0xBF81);
+  EXPECT_EQ(float_to_bf16(std::numeric_limits<float>::max()), 0x7F80);  // infinity
+  EXPECT_EQ(float_to_bf16(std::numeric_limits<float>::quiet_NaN()) & 0x7FC0, 0x7FC0);
 }
 
 }  // namespace
