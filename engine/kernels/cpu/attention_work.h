@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <span>
 
@@ -118,17 +119,19 @@ class AttentionPieces {
   }
 
   AttentionPiece at(std::size_t index) const {
-    std::size_t sequence = 0;
-    for (;; ++sequence) {
-      const std::size_t pieces = shape_.kv_heads * segments(sequences_[sequence]);
-      if (index < pieces) break;
-      index -= pieces;
+    for (std::size_t sequence = 0;; ++sequence) {
+      const AttentionSequence& s = sequences_[sequence];
+      const std::size_t of_head = segments(s);
+      if (index >= shape_.kv_heads * of_head) {
+        index -= shape_.kv_heads * of_head;
+        continue;
+      }
+      assert(of_head > 0);
+      const std::size_t kv_head = index / of_head;
+      return {.item = {sequence, kv_head, 0, s.tokens * group()},
+              .item_index = sequence * shape_.kv_heads + kv_head,
+              .segment = first_key(s) / attention_segment_keys + index % of_head};
     }
-    const AttentionSequence& s = sequences_[sequence];
-    const std::size_t kv_head = index / segments(s);
-    return {.item = {sequence, kv_head, 0, s.tokens * group()},
-            .item_index = sequence * shape_.kv_heads + kv_head,
-            .segment = first_key(s) / attention_segment_keys + index % segments(s)};
   }
 
  private:

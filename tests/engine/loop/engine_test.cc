@@ -624,7 +624,8 @@ TEST(Engine, WhatWasLearntOfLengthsLetsMoreStart) {
   EngineHarness harness(small(), 64, slow());
   std::uint64_t id = 0;
   const auto short_one = [&] {
-    auto request = make_request(++id, make_prompt(20, id), 400);
+    ++id;
+    auto request = make_request(id, make_prompt(20, id), 400);
     request.stop_tokens = {};
     for (TokenId token = 0; token < 50; token += 4) request.stop_tokens.push_back(token);
     return request;
