@@ -140,7 +140,7 @@ Result<void> ModelLoader::start_causal(const ModelConfig& model, const LoadOptio
   if (!causal) return fail(std::move(causal.error()));
   const auto& settings = config_.engine;
   // No sequence may be longer than what the pool holds: it could never end.
-  const KvLayout layout = (*causal)->kv_layout(settings.block_tokens, settings.kv_type);
+  const KvLayout layout = layout_of(settings, (*causal)->info());
   const std::uint64_t pool_tokens =
       demand_of(settings, layout).tokens_within(kv_bytes / layout.block_bytes());
   if (pool_tokens > 0 && pool_tokens < entry.context_tokens) {

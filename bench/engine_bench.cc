@@ -124,7 +124,7 @@ class Subject {
     auto loaded = load_causal_model(path, load_options(options, ledger_, pool_));
     if (!loaded) throw std::runtime_error(to_string(loaded.error()));
     model_ = std::move(*loaded);
-    const KvLayout layout = model_->kv_layout(16, kv_type);
+    const KvLayout layout = kv_layout(model_->info(), 16, kv_type);
     const auto limits = load_options(options, ledger_, pool_).limits;
     const std::uint64_t blocks =
         (most_streams + 2) * layout.blocks_for(limits.context_tokens) * layout.layer_groups();

@@ -104,7 +104,7 @@ class Subject {
                                           .pool = &pool_,
                                           .progress = {}});
     if (!model) throw std::runtime_error(to_string(model.error()));
-    const KvLayout layout = (*model)->kv_layout(config.block_tokens, config.kv_type);
+    const KvLayout layout = kv_layout((*model)->info(), config.block_tokens, config.kv_type);
     config.kv_budget_bytes =
         std::uint64_t{64} * streams * layout.layer_groups() * layout.block_bytes();
     auto engine = Engine::start(std::move(*model), config, ledger_,

@@ -250,7 +250,7 @@ class Planner {
   void preempt(std::uint32_t index);
   void undo_preempt(std::uint32_t index);
 
-  // Tokens that so many rows more have room for.
+  // Tokens that it can go on with, with so many blocks more.
   std::int64_t room(const PlannerSequence& sequence, std::int64_t blocks) const {
     const std::int64_t rows =
         sequence.rows + std::max<std::int64_t>(blocks, 0) / demand_.layer_groups();

@@ -38,12 +38,11 @@ class BlockTable {
 
   // Whether pass() would give anything back.
   bool passes(const KvLayout& layout, std::uint32_t computed) const {
-    return layout.windowed_groups > 0 && layout.first_kept_row(computed) > passed_;
+    return layout.first_kept_row(computed) > passed_;
   }
   // Gives back the windowed blocks that are of no more use where so many tokens are computed.
   void pass(BlockPool& pool, std::uint32_t computed) {
     const KvLayout& layout = pool.layout();
-    if (layout.windowed_groups == 0) return;
     for (const std::uint32_t first = layout.first_kept_row(computed); passed_ < first; ++passed_) {
       for (std::uint32_t g = layout.full_groups; g < layout.layer_groups(); ++g) {
         pool.release(std::exchange(ids_[passed_ * layout.layer_groups() + g], no_block));

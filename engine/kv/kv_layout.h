@@ -117,12 +117,11 @@ struct KvLayout {
     return (tokens + block_tokens - 1) / block_tokens;
   }
   // Rows that the windowed groups need of a text that ends with a row, to go on behind it.
-  std::uint32_t window_rows() const {
-    return windowed_groups == 0 ? 0 : (window - 1 + block_tokens - 1) / block_tokens;
-  }
+  std::uint32_t window_rows() const { return windowed_groups == 0 ? 0 : blocks_for(window - 1); }
   // The first row whose windowed blocks are of use where so many tokens are computed: to go on
-  // behind them, or behind the last whole row of them.
+  // behind them, or behind the last whole row of them. Without windowed groups none goes.
   std::uint32_t first_kept_row(std::uint32_t computed) const {
+    if (windowed_groups == 0) return 0;
     const std::uint32_t rows = computed / block_tokens;
     return rows - std::min(rows, window_rows());
   }

@@ -77,7 +77,7 @@ void PrefixTree::insert(std::string_view salt, const TenantId& id, std::span<con
     if (child == none) {
       const Row given = blocks.subspan(r * groups_, groups_);
       const bool windowed =
-          groups_ == full_groups_ || (rows - r <= window_rows_ + 1 && given.back() != no_block);
+          groups_ > full_groups_ && rows - r <= window_rows_ + 1 && given.back() != no_block;
       const std::uint32_t more = blocks_of(windowed);
       // Counted as a child already, so that making room does not take the parent away.
       ++nodes_[node].children;
@@ -149,7 +149,7 @@ void PrefixTree::keep_windows(Index leaf, std::span<const BlockId> blocks,
 
 void PrefixTree::drop_windowed(Index index) {
   Node& node = nodes_[index];
-  if (!node.windowed || groups_ == full_groups_) return;
+  if (!node.windowed) return;
   for (std::uint32_t g = full_groups_; g < groups_; ++g) drop_block(index, g);
   node.windowed = false;
   count_blocks(*node.tenant, -static_cast<std::int32_t>(groups_ - full_groups_));
@@ -280,8 +280,7 @@ std::uint32_t PrefixTree::evict_from(Tenant& owner, std::uint32_t count) {
 
 // Where a sequence uses the row, it may have passed what windowed layers see of it.
 bool PrefixTree::windowed_unused(Index index) const {
-  return groups_ > full_groups_ && nodes_[index].windowed &&
-         pool_.references(row(index).back()) == 1;
+  return nodes_[index].windowed && pool_.references(row(index).back()) == 1;
 }
 
 void PrefixTree::count_blocks(Tenant& owner, std::int32_t change) {

@@ -185,9 +185,9 @@ Result<std::unique_ptr<Engine>> Engine::start(std::unique_ptr<CausalModel> model
     return fail(ErrorCode::invalid_argument,
                 "every step limit, chunk_tokens and block_tokens must be at least 1");
   }
-  auto pool =
-      BlockPool::make(model->kv_layout(config.block_tokens, config.kv_type), config.kv_budget_bytes,
-                      ledger.account(Component::kv, config.model_version, shared_tenant));
+  auto pool = BlockPool::make(kv_layout(model->info(), config.block_tokens, config.kv_type),
+                              config.kv_budget_bytes,
+                              ledger.account(Component::kv, config.model_version, shared_tenant));
   if (!pool) return fail(std::move(pool.error()));
   auto logits =
       Arena::make(ledger.account(Component::activations, config.model_version, shared_tenant),

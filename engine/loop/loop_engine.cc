@@ -355,11 +355,11 @@ bool LoopEngine::grow(Sequence& sequence, std::uint32_t tokens) {
   return true;
 }
 
-// What windowed layers see no more of goes. Of a prompt the tree is shown it first: this may be
-// where texts part.
+// What windowed layers see no more of goes. Within a prompt the tree is shown it first: this may be
+// where texts part. (Its end has been kept.)
 void LoopEngine::pass_windows(Sequence& sequence) {
   if (!sequence.blocks.passes(pool_.layout(), sequence.computed)) return;
-  if (sequence.computed <= sequence.prompt_tokens) keep_prefix(sequence);
+  if (sequence.computed < sequence.prompt_tokens) keep_prefix(sequence);
   sequence.blocks.pass(pool_, sequence.computed);
 }
 

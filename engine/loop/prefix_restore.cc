@@ -111,19 +111,13 @@ bool PrefixRestore::put_row(std::string_view bytes, Account* owner, std::vector<
   if (bytes.size() != layout.full_groups * each && bytes.size() != layout.layer_groups() * each) {
     return false;
   }
-  if (!make_room()) return false;
-  const std::size_t first = blocks.size();
+  if (!make_room() || pool_.free_count() < bytes.size() / each) return false;
+  const std::size_t end = blocks.size() + layout.layer_groups();
   for (; !bytes.empty(); bytes.remove_prefix(each)) {
-    const auto block = pool_.allocate(owner);
-    if (!block) {
-      for (std::size_t i = first; i < blocks.size(); ++i) pool_.release(blocks[i]);
-      blocks.resize(first);
-      return false;
-    }
-    std::memcpy(bytes_of(*block).data(), bytes.data(), each);
-    blocks.push_back(*block);
+    blocks.push_back(*pool_.allocate(owner));
+    std::memcpy(bytes_of(blocks.back()).data(), bytes.data(), each);
   }
-  blocks.resize(first + layout.layer_groups(), no_block);
+  blocks.resize(end, no_block);
   return true;
 }
 

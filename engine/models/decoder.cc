@@ -32,7 +32,7 @@ Decoder::Decoder(DecoderConfig config, ModelInfo info, Weights weights, DecoderW
       w_(std::move(bound)),
       limits_(options.limits),
       pool_(*options.pool) {
-  const KvLayout layout = kv_layout(16, KvType::f16);
+  const KvLayout layout = kv_layout(info_, 16, KvType::f16);
   std::uint32_t full = 0, windowed = layout.full_groups * layout.layers;
   for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
     const bool behind = layout.windowed_groups > 0 && config_.is_local(layer);
@@ -120,10 +120,6 @@ Decoder::Buffers Decoder::lay_out(Memory& memory, const DecoderConfig& c, const 
   b.rest = memory.template take<std::byte>(
       sizes.packed ? QuantizedActivations::bytes(tokens, c.hidden) : 0);
   return b;
-}
-
-KvLayout Decoder::kv_layout(std::uint32_t block_tokens, KvType type) const {
-  return plimsoll::kv_layout(info_, block_tokens, type);
 }
 
 void Decoder::forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) {

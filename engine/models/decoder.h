@@ -26,7 +26,6 @@ class Decoder final : public CausalModel {
   static Result<ModelMemory> memory(GgufFile file, ComputeMode compute);
 
   const ModelInfo& info() const override { return info_; }
-  KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override;
   void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override;
 
  private:

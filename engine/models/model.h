@@ -112,7 +112,6 @@ class CausalModel {
  public:
   virtual ~CausalModel() = default;
   virtual const ModelInfo& info() const = 0;
-  virtual KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const = 0;
 
   // One forward pass over all chunks, within the StepLimits (asserted). logits is
   // [sum of logit_rows, vocab], chunk by chunk. Allocates nothing. Not thread-safe.

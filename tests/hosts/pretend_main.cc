@@ -28,9 +28,6 @@ class LettersModel final : public CausalModel {
   LettersModel(const StepLimits& limits, std::chrono::microseconds step)
       : model_({.vocab = vocab, .limits = limits, .step_time = step, .on_forward = {}}) {}
   const ModelInfo& info() const override { return model_.info(); }
-  KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override {
-    return model_.kv_layout(block_tokens, type);
-  }
   void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override {
     model_.forward(chunks, kv, logits);
     std::size_t rows = 0;

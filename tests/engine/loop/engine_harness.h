@@ -35,7 +35,7 @@ class EngineHarness {
     config.model_version = "fake@1";
     model.limits = config.limits;
     auto fake = std::make_unique<FakeModel>(std::move(model));
-    block_bytes_ = fake->kv_layout(config.block_tokens, config.kv_type).block_bytes();
+    block_bytes_ = kv_layout(fake->info(), config.block_tokens, config.kv_type).block_bytes();
     config.kv_budget_bytes = blocks * block_bytes_;
     start(std::move(fake), config);
   }

@@ -61,7 +61,7 @@ TEST_P(RandomUse, EverySequenceSaysWhatItWouldAlone) {
     model.habit = {.period = 5 + below(20), .percent = 60 + below(40)};
     config.step_cost = StepCost{.base = 0.01, .per_token = 0.0001};
   }
-  const KvLayout layout = FakeModel(model).kv_layout(config.block_tokens, config.kv_type);
+  const KvLayout layout = kv_layout(FakeModel(model).info(), config.block_tokens, config.kv_type);
   const auto demand = KvDemand::of(layout, std::min(config.chunk_tokens, config.limits.tokens));
   EngineHarness harness(config, demand.blocks(rows), model);
 

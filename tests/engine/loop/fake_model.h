@@ -64,9 +64,6 @@ class FakeModel final : public CausalModel {
   }
 
   const ModelInfo& info() const override { return info_; }
-  KvLayout kv_layout(std::uint32_t block_tokens, KvType type) const override {
-    return plimsoll::kv_layout(info_, block_tokens, type);
-  }
 
   void forward(std::span<const SequenceChunk> chunks, BlockPool& kv, float* logits) override {
     check_limits(chunks, kv);

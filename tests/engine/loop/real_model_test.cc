@@ -56,7 +56,7 @@ class RealModel {
     options.pool = &pool;
     auto model = load_causal_model(path_, options);
     if (!model) throw std::runtime_error(to_string(model.error()));
-    const KvLayout layout = (*model)->kv_layout(config.block_tokens, config.kv_type);
+    const KvLayout layout = kv_layout((*model)->info(), config.block_tokens, config.kv_type);
     const auto demand = KvDemand::of(layout, std::min(config.chunk_tokens, config.limits.tokens));
     config.kv_budget_bytes = demand.blocks(setting.rows) * layout.block_bytes();
     EngineHarness harness(std::move(*model), config, ledger);

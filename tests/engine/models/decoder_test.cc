@@ -300,7 +300,7 @@ TEST(Decoder, ProbeTellsWhatLoadTells) {
   ModelRunner runner(path, {});
   ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
   EXPECT_EQ(runner.model()->info().parameters, probed->parameters);
-  const KvLayout layout = runner.model()->kv_layout(32, KvType::int8);
+  const KvLayout layout = kv_layout(runner.model()->info(), 32, KvType::int8);
   EXPECT_EQ(layout.layers, 2U);
   EXPECT_EQ(layout.layer_groups(), 1U);
   EXPECT_EQ(layout.kv_heads, 2U);

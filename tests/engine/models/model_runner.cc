@@ -26,7 +26,7 @@ ModelRunner::ModelRunner(const std::filesystem::path& path, Options options)
     error_ = model.error();
     return;
   }
-  const KvLayout layout = (*model)->kv_layout(16, options_.kv_type);
+  const KvLayout layout = kv_layout((*model)->info(), 16, options_.kv_type);
   const std::uint64_t blocks =
       std::uint64_t{layout.blocks_for(options_.kv_tokens)} * layout.layer_groups();
   auto kv = BlockPool::make(layout, blocks * layout.block_bytes(),
