@@ -66,7 +66,7 @@ struct EngineSettings {
   std::uint32_t long_context_headroom = 0;
   std::uint32_t long_context_tokens = 4096;  // from so many on, a sequence is of that class
   std::uint32_t block_tokens = 16;
-  KvType kv_type = KvType::f16;
+  KvType kv_type = KvType::bf16;
   std::optional<std::uint64_t> kv_bytes;  // of each causal model; none: what the plan leaves
   bool prefix_sharing = true;
   bool speculation = true;                 // drafts by prompt lookup

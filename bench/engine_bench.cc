@@ -1,6 +1,6 @@
 // What the engine does with each model, beside what the machine at hand could do at most:
 //
-//   engine_bench [--threads=1,2] [--seconds=1] [--float32|--int8] [--kv=f16,int8,int4]
+//   engine_bench [--threads=1,2] [--seconds=1] [--float32|--int8] [--kv=bf16,f16,int8,int4]
 //                [--context=2000]
 //
 // Prefill of 512 tokens, decode of 1 and of 16 streams from 128 tokens on, embeddings of 16 tokens,
@@ -40,7 +40,7 @@ struct Options {
   std::vector<int> threads;
   double seconds = 1;
   ComputeMode compute = ComputeMode::automatic;
-  std::vector<KvType> kv_types = {KvType::f16};
+  std::vector<KvType> kv_types = {KvType::bf16};
   std::uint32_t step = 256;          // tokens of a prompt that are computed together
   std::uint32_t before_prefill = 0;  // tokens of context
   std::uint32_t before_decode = 128;
@@ -271,13 +271,14 @@ Options parse(int argc, char** argv) {
           static_cast<std::uint32_t>(std::strtoul(value.c_str(), nullptr, 10));
     } else if (argument.starts_with("--kv=")) {
       options.kv_types.clear();
-      for (const KvType type : {KvType::f16, KvType::int8, KvType::int4}) {
+      for (const KvType type : {KvType::bf16, KvType::f16, KvType::int8, KvType::int4}) {
         if (("," + value + ",").find("," + std::string(to_string(type)) + ",") !=
             std::string::npos) {
           options.kv_types.push_back(type);
         }
       }
-      if (options.kv_types.empty()) throw std::runtime_error(argument + ": f16, int8 or int4");
+      if (options.kv_types.empty())
+        throw std::runtime_error(argument + ": bf16, f16, int8 or int4");
     } else {
       throw std::runtime_error("unknown option " + argument);
     }

@@ -237,29 +237,21 @@ void attention_bench(benchmark::State& state, KvType type, std::uint32_t heads,
             static_cast<double>(sequences) * context * static_cast<double>(layout.layer_bytes()) /
                 layout.block_tokens);
 }
-void attention_f16_9x64(benchmark::State& state) { attention_bench(state, KvType::f16, 9, 3, 64); }
-void attention_int8_9x64(benchmark::State& state) {
-  attention_bench(state, KvType::int8, 9, 3, 64);
-}
-void attention_int4_9x64(benchmark::State& state) {
-  attention_bench(state, KvType::int4, 9, 3, 64);
-}
-void attention_f16_4x256(benchmark::State& state) {
-  attention_bench(state, KvType::f16, 4, 1, 256);
-}
 void attention_shapes(benchmark::internal::Benchmark* b) {
   b->UseRealTime()->ArgNames({"sequences", "tokens", "context"});
   b->Args({1, 1, 512})->Args({1, 1, 8192})->Args({16, 1, 2048});       // decode
   b->Args({1, 512, 512})->Args({1, 512, 2048})->Args({1, 512, 8192});  // prefill
 }
-BENCHMARK(attention_f16_9x64)->Apply(attention_shapes);
-BENCHMARK(attention_int8_9x64)->Apply(attention_shapes);
-BENCHMARK(attention_int4_9x64)->Apply(attention_shapes);
-BENCHMARK(attention_f16_4x256)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, bf16_9x64, KvType::bf16, 9, 3, 64)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, f16_9x64, KvType::f16, 9, 3, 64)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, int8_9x64, KvType::int8, 9, 3, 64)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, int4_9x64, KvType::int4, 9, 3, 64)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, bf16_4x256, KvType::bf16, 4, 1, 256)->Apply(attention_shapes);
+BENCHMARK_CAPTURE(attention_bench, f16_4x256, KvType::f16, 4, 1, 256)->Apply(attention_shapes);
 
-void write_kv_f16(benchmark::State& state) {
+void write_kv_bench(benchmark::State& state, KvType type) {
   const auto tokens = static_cast<std::uint32_t>(state.range(0));
-  const KvLayout layout{.layers = 1, .kv_heads = 3, .head_dim = 64};
+  const KvLayout layout{.layers = 1, .kv_heads = 3, .head_dim = 64, .type = type};
   std::vector<std::byte> data(layout.block_bytes() * layout.blocks_for(tokens));
   std::vector<BlockId> table;
   for (std::uint32_t b = 0; b < layout.blocks_for(tokens); ++b) table.emplace_back(b);
@@ -269,7 +261,16 @@ void write_kv_f16(benchmark::State& state) {
   }
   set_rates(state, 0, 2.0 * tokens * 192 * sizeof(float));
 }
-BENCHMARK(write_kv_f16)->UseRealTime()->ArgName("tokens")->Arg(1)->Arg(512);
+BENCHMARK_CAPTURE(write_kv_bench, bf16, KvType::bf16)
+    ->UseRealTime()
+    ->ArgName("tokens")
+    ->Arg(1)
+    ->Arg(512);
+BENCHMARK_CAPTURE(write_kv_bench, f16, KvType::f16)
+    ->UseRealTime()
+    ->ArgName("tokens")
+    ->Arg(1)
+    ->Arg(512);
 
 void attention_bert(benchmark::State& state) {
   const auto tokens = static_cast<std::uint32_t>(state.range(0));

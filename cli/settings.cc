@@ -302,10 +302,12 @@ std::vector<Setting> make_settings() {
   add(integer_setting("engine.block_tokens", "tokens in a KV block",
                       FIELD(server.engine.block_tokens), 16, 256));
   add(choice_setting("engine.kv_type",
-                     "f16; int8: half the memory; int4: a third, at a cost in quality",
+                     "bf16, f16; int8: half the memory; int4: a third, at a cost in quality",
                      FIELD(server.engine.kv_type),
-                     std::vector<std::pair<std::string, KvType>>{
-                         {"f16", KvType::f16}, {"int8", KvType::int8}, {"int4", KvType::int4}}));
+                     std::vector<std::pair<std::string, KvType>>{{"bf16", KvType::bf16},
+                                                                 {"f16", KvType::f16},
+                                                                 {"int8", KvType::int8},
+                                                                 {"int4", KvType::int4}}));
   add(kv_memory_setting());
   add(choice_setting("engine.prefix_sharing", "keep and share a tenant's common prefixes",
                      FIELD(server.engine.prefix_sharing),

@@ -14,6 +14,9 @@
 // no sum across a vector, and decode and prefill add them up in the same order.
 //
 //   f16   no scales
+//   bf16  no scales. Two values lie in 32 bits, the first in the low half: in K dimensions 2i and
+//         2i + 1 of a key, [head_dim / 2, block_tokens], in V tokens 2j and 2j + 1 of a dimension,
+//         [block_tokens / 2, head_dim].
 //   int8  -127..127, and a scale of a token's head: [kv_heads, block_tokens] f16
 //   int4  0..15 and, of each 32 columns of a token's head, a scale and a minimum: [kv_heads,
 //         2 (scales, minima), groups, block_tokens] f16. A value is minimum + scale * u. Heads are
@@ -32,11 +35,12 @@
 
 namespace plimsoll {
 
-enum class KvType : std::uint8_t { f16, int8, int4 };
+enum class KvType : std::uint8_t { f16, bf16, int8, int4 };
 
 constexpr std::string_view to_string(KvType type) {
   switch (type) {
     case KvType::f16: return "f16";
+    case KvType::bf16: return "bf16";
     case KvType::int8: return "int8";
     case KvType::int4: return "int4";
   }
@@ -50,9 +54,9 @@ struct KvLayout {
 
   std::uint32_t layers = 0;  // of a block, which is of a group
   std::uint32_t kv_heads = 0;
-  std::uint32_t head_dim = 0;
+  std::uint32_t head_dim = 0;       // even, but for f16 and int8
   std::uint32_t block_tokens = 16;  // a multiple of 16
-  KvType type = KvType::f16;
+  KvType type = KvType::bf16;
   std::uint32_t full_groups = 1, windowed_groups = 0;
   std::uint32_t window = 0;  // tokens, of windowed groups
 
@@ -78,7 +82,8 @@ struct KvLayout {
   // K or V of one token and head.
   std::size_t row_bytes() const {
     switch (type) {
-      case KvType::f16: return std::size_t{head_dim} * 2;
+      case KvType::f16:
+      case KvType::bf16: return std::size_t{head_dim} * 2;
       case KvType::int8: return head_dim;
       case KvType::int4: return groups() * group_columns / 2;
     }
@@ -86,7 +91,8 @@ struct KvLayout {
   }
   std::size_t row_scales_bytes() const {
     switch (type) {
-      case KvType::f16: return 0;
+      case KvType::f16:
+      case KvType::bf16: return 0;
       case KvType::int8: return sizeof(std::uint16_t);
       case KvType::int4: return groups() * 2 * sizeof(std::uint16_t);
     }

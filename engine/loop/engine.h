@@ -55,7 +55,7 @@ struct Shed {
 struct EngineConfig {
   std::string model_version;
   std::uint32_t block_tokens = 16;
-  KvType kv_type = KvType::f16;
+  KvType kv_type = KvType::bf16;
   std::uint64_t kv_budget_bytes = 512_MiB;
   StepLimits limits;                             // must equal the model's
   std::uint32_t chunk_tokens = 256;              // of one sequence's prefill in one step

@@ -204,7 +204,7 @@ void expect_what_the_plan_says(KvType type) {
 }
 
 TEST(ModelLoader, AModelThatWasPlannedGetsWhatThePlanSays) {
-  for (const KvType type : {KvType::f16, KvType::int8, KvType::int4}) {
+  for (const KvType type : {KvType::bf16, KvType::f16, KvType::int8, KvType::int4}) {
     SCOPED_TRACE(to_string(type));
     expect_what_the_plan_says(type);
   }

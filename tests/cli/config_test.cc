@@ -116,7 +116,7 @@ TEST_F(ConfigTest, NamesFileLineAndKeyOfAMistake) {
   EXPECT_THAT(refusal("http:\n  listen: 127.0.0.1:99999\n"), HasSubstr("from 0 to 65535"));
   EXPECT_THAT(refusal("log_level: info\nlog_level: debug\n"), HasSubstr("is given twice"));
   EXPECT_THAT(refusal("engine:\n  kv_type: int5\n"),
-              HasSubstr(":2: engine.kv_type: 'int5' is none of f16, int8, int4"));
+              HasSubstr(":2: engine.kv_type: 'int5' is none of bf16, f16, int8, int4"));
   EXPECT_THAT(refusal("a: [1, 2\n"), HasSubstr("plimsoll.yaml:"));
 }
 

@@ -18,7 +18,7 @@ class Case:
     context: int = 512
     step: int = 256
     batch: int = 16
-    kv_type: str = "f16"
+    kv_type: str = "bf16"
     kv: str = "16MiB"
     limit: str = "128MiB"
     connections: int = 96
@@ -30,7 +30,7 @@ class Case:
     @property
     def token_bytes(self):  # of SmolLM2-135M
         rows = 2 * 30 * 3
-        return rows * {"f16": 2 * 64, "int8": 64 + 2, "int4": 64 / 2 + 2 * 4}[self.kv_type]
+        return rows * {"bf16": 2 * 64, "int8": 64 + 2, "int4": 64 / 2 + 2 * 4}[self.kv_type]
 
     def settings(self):
         return {
@@ -65,7 +65,7 @@ LONG = [
 ] + [
     Case(context=context, step=step, batch=batch, kv_type=kv_type, kv=kv, limit=limit, embeds=embeds)
     for context, step, batch in ((512, 128, 8), (2048, 512, 32), (4096, 1024, 128))
-    for kv_type in ("f16", "int8", "int4")
+    for kv_type in ("bf16", "int8", "int4")
     for kv, limit in (("auto", "256MiB"), ("128MiB", "384MiB"))
     for embeds in (False, True)
 ]

@@ -104,7 +104,7 @@ TEST_F(PrefixTierTest, ABlockIsFoundBehindItsOwnTextOnly) {
 // Of int8 and int4 not even by their size: with heads this small it is the same.
 TEST_F(PrefixTierTest, BlocksOfAnotherTypeAreNotRead) {
   const auto prompt = make_prompt(300, 1);
-  constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+  constexpr KvType types[] = {KvType::f16, KvType::bf16, KvType::int8, KvType::int4};
   std::uint64_t id = 1;
   for (const KvType type : types) {
     start(type);

@@ -9,6 +9,7 @@
 
 #include "engine/kernels/cpu/attention_scratch.h"
 #include "engine/kernels/cpu/attention_work.h"
+#include "engine/kernels/cpu/isa.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "engine/kernels/cpu/attention.cc"
@@ -16,6 +17,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 //
+#include "engine/kernels/cpu/attention_bf16-inl.h"
 #include "engine/kernels/cpu/attention_parts-inl.h"
 #include "engine/kernels/cpu/attention_products-inl.h"
 #include "engine/kernels/cpu/attention_rows-inl.h"
@@ -85,8 +87,8 @@ HWY_INLINE void AttendTile(const AttentionShape& shape, const Rows& rows, std::s
   Correct(rows.count(), scratch.next(), scratch.largest(), scratch.correction());
   for_rows([&](std::size_t r, auto n, const Keys& keys) HWY_ATTR {
     ForGroups<tile_groups>(keys, [&](std::size_t g, auto groups) HWY_ATTR {
-      Weigh<groups()>(v_scales, g * group_keys, n(), scratch.next() + r, scratch.correction() + r,
-                      scratch.scores(r), scratch.sums(r));
+      Weigh<T, groups()>(v_scales, g * group_keys, n(), scratch.next() + r,
+                         scratch.correction() + r, scratch.scores(r), scratch.sums(r));
     });
   });
 
@@ -162,6 +164,15 @@ void AttendPaged(const AttentionShape& shape, const KvLayout& layout, const std:
   };
   switch (layout.type) {
     case KvType::f16: attend(hwy::float16_t()); break;
+    case KvType::bf16:
+#if HWY_TARGET == HWY_AVX3
+      if (active_isa() == Isa::avx512bf16 && shape.head_dim % lanes == 0) {
+        attend(NativeBf16Pair());
+        break;
+      }
+#endif
+      attend(Bf16Pair());
+      break;
     case KvType::int8: attend(std::int8_t()); break;
     case KvType::int4: attend(Int4Pair()); break;
   }

@@ -37,6 +37,16 @@ HWY_INLINE void SetZero(V (&sum)[Rows][Columns]) {
   }
 }
 
+template <std::size_t Rows, std::size_t Columns>
+HWY_INLINE void StoreScores(const V (&sum)[Rows][Columns], std::size_t g,
+                            float* HWY_RESTRICT scores) {
+  for (std::size_t r = 0; r < Rows; ++r) {
+    for (std::size_t c = 0; c < Columns; ++c) {
+      hn::StoreU(sum[r][c], D(), scores + r * tile_keys + g * group_keys + c * lanes);
+    }
+  }
+}
+
 // scores[r, key] = q[r] . k[key], each a sum over the dimensions in their order.
 template <std::size_t Rows, class T>
 HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std::size_t head_dim,
@@ -54,11 +64,7 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std:
       }
       AddDimension(q + i * query_rows, k, sum);
     }
-    for (std::size_t r = 0; r < Rows; ++r) {
-      for (std::size_t c = 0; c < columns; ++c) {
-        hn::StoreU(sum[r][c], d, scores + r * tile_keys + g * group_keys + c * lanes);
-      }
-    }
+    StoreScores(sum, g, scores);
   });
 }
 
@@ -108,37 +114,55 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* HWY_RESTRICT q_s
   });
 }
 
+// sum[r, i] = out[r, i] * correction[r], and back.
+template <std::size_t Rows, std::size_t Vectors, class DF>
+HWY_INLINE void LoadCorrected(DF d, const float* HWY_RESTRICT correction, std::size_t head_dim,
+                              const float* HWY_RESTRICT out, hn::Vec<DF> (&sum)[Rows][Vectors]) {
+  for (std::size_t r = 0; r < Rows; ++r) {
+    const auto factor = hn::Set(d, correction[r]);
+    for (std::size_t c = 0; c < Vectors; ++c) {
+      sum[r][c] = hn::Mul(hn::LoadU(d, out + r * head_dim + c * hn::MaxLanes(d)), factor);
+    }
+  }
+}
+template <std::size_t Rows, std::size_t Vectors, class DF>
+HWY_INLINE void StoreOutputs(DF d, const hn::Vec<DF> (&sum)[Rows][Vectors], std::size_t head_dim,
+                             float* HWY_RESTRICT out) {
+  for (std::size_t r = 0; r < Rows; ++r) {
+    for (std::size_t c = 0; c < Vectors; ++c) {
+      hn::StoreU(sum[r][c], d, out + r * head_dim + c * hn::MaxLanes(d));
+    }
+  }
+}
+
+// sum[r, i] += weights[r, key] * v[i], of one key.
+template <std::size_t Rows, std::size_t Vectors, class DF>
+HWY_INLINE void AddKey(DF d, const float* HWY_RESTRICT weights, const hn::Vec<DF> (&v)[Vectors],
+                       hn::Vec<DF> (&sum)[Rows][Vectors]) {
+  for (std::size_t r = 0; r < Rows; ++r) {
+    const auto weight = hn::Set(d, weights[r * tile_keys]);
+    for (std::size_t c = 0; c < Vectors; ++c) sum[r][c] = hn::MulAdd(weight, v[c], sum[r][c]);
+  }
+}
+
 // out[r, i] = out[r, i] * correction[r] + sum over keys of weights[r, key] * v[key, i], for
 // Vectors * lanes dimensions from i = `first` on, key by key.
 template <std::size_t Rows, std::size_t Vectors, class DF, class T>
 HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Tile<T>& tile,
                                const Keys& keys, const float* HWY_RESTRICT correction,
                                std::size_t head_dim, std::size_t first, float* HWY_RESTRICT out) {
-  constexpr std::size_t n = hn::MaxLanes(d);
   hn::Vec<DF> sum[Rows][Vectors];
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const auto factor = hn::Set(d, correction[r]);
-    for (std::size_t c = 0; c < Vectors; ++c) {
-      sum[r][c] = hn::Mul(hn::LoadU(d, out + r * head_dim + first + c * n), factor);
-    }
-  }
+  LoadCorrected(d, correction, head_dim, out + first, sum);
   for (std::size_t g = keys.first_group(); g < keys.end_group(); ++g) {
     const std::size_t begin = std::max(keys.begin, g * group_keys);
     const std::size_t end = std::min(keys.end, (g + 1) * group_keys);
     for (std::size_t key = begin; key < end; ++key) {
       hn::Vec<DF> v[Vectors];
       LoadValue(d, tile, key, first, v);
-      for (std::size_t r = 0; r < Rows; ++r) {
-        const auto weight = hn::Set(d, weights[r * tile_keys + key]);
-        for (std::size_t c = 0; c < Vectors; ++c) sum[r][c] = hn::MulAdd(weight, v[c], sum[r][c]);
-      }
+      AddKey(d, weights + key, v, sum);
     }
   }
-  for (std::size_t r = 0; r < Rows; ++r) {
-    for (std::size_t c = 0; c < Vectors; ++c) {
-      hn::StoreU(sum[r][c], d, out + r * head_dim + first + c * n);
-    }
-  }
+  StoreOutputs(d, sum, head_dim, out + first);
 }
 
 template <std::size_t Rows, class T>

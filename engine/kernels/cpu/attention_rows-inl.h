@@ -108,21 +108,27 @@ HWY_INLINE void PrepareQueries(const AttentionShape& shape, const float* q, std:
   for (std::size_t r = 0; r < rows.count(); ++r) {
     for (std::size_t i = 0; i < head_dim; i += 16) hwy::Prefetch(query(r) + i);
   }
+  const std::size_t stride = (head_dim + lanes - 1) / lanes * lanes;
   float scaled[query_rows * max_head_dim];
   for (std::size_t first = 0; first < rows.count(); first += row_step) {
     const std::size_t n = std::min(row_step, rows.count() - first);
     for (std::size_t r = 0; r < n; ++r) {
       const float* const from = query(first + r);
-      float* const to = scaled + r * head_dim;
+      float* const to = scaled + r * stride;
       for (std::size_t i = 0; i < head_dim; ++i) to[i] = from[i] * shape.scale;
       if constexpr (std::is_same_v<T, Int4Pair>) {
         PrepareInt4Query(to, head_dim, scratch.q_sums(first + r));
       }
+      if constexpr (is_bf16<T>) {
+        std::fill(to + head_dim, to + stride, 0.0F);
+        for (std::size_t i = 0; i < stride; i += lanes)
+          StoreFactors<T>(hn::LoadU(D(), to + i), i, to);
+      }
     }
     // Four rows at a time are transposed fast.
     const std::size_t whole = (n + 3) / 4 * 4;
-    std::memset(scaled + n * head_dim, 0, (whole - n) * head_dim * sizeof(float));
-    Transpose(scaled, head_dim, whole, head_dim,
+    std::memset(scaled + n * stride, 0, (whole - n) * stride * sizeof(float));
+    Transpose(scaled, stride, whole, std::is_same_v<T, NativeBf16Pair> ? head_dim / 2 : head_dim,
               scratch.queries() + first / row_step * query_rows * head_dim, query_rows);
   }
 }

@@ -48,7 +48,7 @@ class AttentionScratch {
   std::size_t floats() const { return floats_; }
 
   // [head_dim, query_rows] for each run of rows that are computed together: queries times the
-  // scale.
+  // scale; as pairs of bfloat16 [head_dim / 2, query_rows].
   float* queries() const { return memory_ + queries_; }
   // Of row r: [head_dim], the output of a segment, not yet divided by the sum of the weights.
   float* out(std::size_t r) const { return memory_ + out_ + r * head_dim_; }
@@ -56,7 +56,8 @@ class AttentionScratch {
   float* total(std::size_t r) const {
     return memory_ + total_ + r * attention_part_floats(head_dim_);
   }
-  // [tile_keys]: the scores of a tile, then the weights.
+  // [tile_keys]: the scores of a tile, then the weights; these as pairs of bfloat16 [tile_keys /
+  // 2].
   float* scores(std::size_t r) const { return memory_ + scores_ + r * attention_tile_keys; }
   // The weights so far, of each lane of a vector.
   float* sums(std::size_t r) const { return memory_ + sums_ + r * attention_row_sums; }

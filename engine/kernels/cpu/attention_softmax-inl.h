@@ -71,21 +71,21 @@ HWY_INLINE void Correct(std::size_t rows, const float* HWY_RESTRICT next,
   }
 }
 
-// Turns these scores into weights, exp(score - largest), and adds them to the row's sums, of each
-// lane. A key that is not seen weighs exactly 0.
-template <std::size_t Groups>
+// Turns these scores into weights, exp(score - largest), as T's values are multiplied with, and
+// adds them to the row's sums, of each lane. A key that is not seen weighs exactly 0.
+template <class T, std::size_t Groups>
 HWY_NOINLINE void Weigh(const float* HWY_RESTRICT v_scales, std::size_t first, std::size_t rows,
                         const float* HWY_RESTRICT largest, const float* HWY_RESTRICT correction,
                         float* HWY_RESTRICT scores, float* HWY_RESTRICT sums) {
   constexpr std::size_t vectors = Groups * vectors_per_group;
   const D d;
   for (std::size_t r = 0; r < rows; ++r) {
-    float* const at = scores + r * tile_keys + first;
+    float* const row = scores + r * tile_keys;
     float* const row_sums = sums + r * attention_row_sums;
     const V most = hn::Set(d, largest[r]);
     V weights[vectors];
     for (std::size_t i = 0; i < vectors; ++i) {
-      weights[i] = ExpOfNegative(d, hn::Sub(hn::LoadU(d, at + i * lanes), most));
+      weights[i] = ExpOfNegative(d, hn::Sub(hn::LoadU(d, row + first + i * lanes), most));
     }
     V sum = hn::Mul(hn::LoadU(d, row_sums), hn::Set(d, correction[r]));
     for (std::size_t i = 0; i < vectors; ++i) sum = hn::Add(sum, weights[i]);
@@ -94,7 +94,7 @@ HWY_NOINLINE void Weigh(const float* HWY_RESTRICT v_scales, std::size_t first, s
       if (v_scales != nullptr) {
         weights[i] = hn::Mul(weights[i], hn::LoadU(d, v_scales + first + i * lanes));
       }
-      hn::StoreU(weights[i], d, at + i * lanes);
+      StoreFactors<T>(weights[i], first + i * lanes, row);
     }
   }
 }

@@ -65,7 +65,7 @@ class PagedTiles {
       const std::size_t at = blocks_[block * table_stride_].get() * block_bytes_;
       tile.k[g] = reinterpret_cast<const T*>(k_ + at) + slot;
       tile.v[g] = reinterpret_cast<const T*>(v_ + at) + slot * v_stride_;
-      if constexpr (!std::is_same_v<T, hwy::float16_t>) {
+      if constexpr (has_scales<T>) {
         const auto* const k_scales = reinterpret_cast<const hwy::float16_t*>(k_scales_ + at) + slot;
         const auto* const v_scales = reinterpret_cast<const hwy::float16_t*>(v_scales_ + at) + slot;
         float* const to = scales_ + g * group_keys;

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "engine/kernels/cpu/attention_work.h"
+#include "engine/kernels/cpu/bf16-inl.h"
 #include "engine/kv/kv_layout.h"
 #include "hwy/highway.h"
 
@@ -65,20 +66,33 @@ HWY_INLINE void ForGroups(const Keys& keys, F f) {
   }
 }
 
+// Two values, see kv_layout.h.
+struct Bf16Pair {
+  std::uint32_t bits;
+};
+struct NativeBf16Pair {  // the same, multiplied by VDPBF16PS
+  std::uint32_t bits;
+};
+struct Int4Pair {
+  std::uint8_t bits;
+};
+template <class T>
+constexpr bool is_bf16 = std::is_same_v<T, Bf16Pair> || std::is_same_v<T, NativeBf16Pair>;
+template <class T>
+constexpr bool has_scales = std::is_same_v<T, std::int8_t> || std::is_same_v<T, Int4Pair>;
+
 // One tile of keys and values of a KV head: where its groups of 16 keys lie.
 template <class T>
 struct Tile {
-  const T* k[tile_groups];  // [head_dim, k_stride], from the group's first key on
-  const T* v[tile_groups];  // [group_keys, v_stride]
+  // [head_dim, k_stride], from the group's first key on; of pairs [head_dim / 2, k_stride].
+  const T* k[tile_groups];
+  const T* v[tile_groups];  // [group_keys, v_stride]; of pairs [group_keys / 2, 2 * v_stride]
   std::size_t k_stride;
   std::size_t v_stride;
   const float* k_scales = nullptr;  // [tile_keys], int8 only
   const float* v_scales = nullptr;
 };
 
-struct Int4Pair {  // see kv_layout.h
-  std::uint8_t bits;
-};
 template <>
 struct Tile<Int4Pair> {
   const Int4Pair* k[tile_groups];  // [head_dim / 2, k_stride]
@@ -89,6 +103,20 @@ struct Tile<Int4Pair> {
   const hwy::float16_t* k_scales[tile_groups];  // [2 (scales, minima), groups, k_stride]
   const float* v_scales;                        // [2, groups, tile_keys]
 };
+
+// row[i] = x for a vector from i on, as keys or values of type T are multiplied with: as floats,
+// rounded to bfloat16 beside such, or as bfloat16.
+template <class T>
+HWY_INLINE void StoreFactors(V x, std::size_t i, float* row) {
+  const D d;
+  if constexpr (std::is_same_v<T, NativeBf16Pair>) {
+    StoreAsBf16(d, x, reinterpret_cast<std::uint16_t*>(row) + i);
+  } else if constexpr (std::is_same_v<T, Bf16Pair>) {
+    hn::StoreU(RoundedToBf16(d, x), d, row + i);
+  } else {
+    hn::StoreU(x, d, row + i);
+  }
+}
 
 template <class DF>
 HWY_INLINE hn::Vec<DF> LoadFloat(DF d, const float* p) {

@@ -19,6 +19,8 @@
 #include "engine/kernels/cpu/dispatch.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+//
+#include "engine/kernels/cpu/bf16-inl.h"
 
 #if HWY_ARCH_X86
 #include <immintrin.h>
@@ -65,22 +67,11 @@ constexpr std::size_t lanes = HWY_LANES(float);
 constexpr std::size_t most_panels = lanes == 16 ? 2 : 1;
 constexpr std::size_t max_tokens = lanes == 16 ? 12 : lanes == 8 ? 4 : 1;
 
-// To the nearest bfloat16, as the upper half of a float's bits. Not a number stays that.
-HWY_INLINE hn::Vec<DU> Rounded(V x) {
-  const DU du;
-  const auto bits = hn::BitCast(du, x);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto nearest = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
-  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
-  const auto nan = hn::RebindMask(du, hn::IsNaN(x));
-  return hn::And(hn::IfThenElse(nan, quiet, nearest), hn::Set(du, 0xFFFF0000));
-}
-
 // How each kernel wants a token: as bfloat16 or, rounded to it, as float32.
 void RoundToFloats(const float* x, std::size_t n, void* out) {
   const D d;
   for (std::size_t i = 0; i < n; i += lanes) {
-    hn::StoreU(hn::BitCast(d, Rounded(hn::LoadU(d, x + i))), d, static_cast<float*>(out) + i);
+    hn::StoreU(RoundedToBf16(d, hn::LoadU(d, x + i)), d, static_cast<float*>(out) + i);
   }
 }
 
@@ -127,11 +118,8 @@ void Multiply(const Tile& tile) {
 
 void RoundToBf16(const float* x, std::size_t n, void* out) {
   const D d;
-  const hn::Rebind<std::uint16_t, D> halves;
   for (std::size_t i = 0; i < n; i += lanes) {
-    const auto upper = hn::ShiftRight<16>(Rounded(hn::LoadU(d, x + i)));
-    const auto narrow = hn::DemoteTo(halves, hn::BitCast(hn::RebindToSigned<DU>(), upper));
-    hn::StoreU(narrow, halves, static_cast<std::uint16_t*>(out) + i);
+    StoreAsBf16(d, hn::LoadU(d, x + i), static_cast<std::uint16_t*>(out) + i);
   }
 }
 

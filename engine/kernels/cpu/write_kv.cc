@@ -11,6 +11,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 //
+#include "engine/kernels/cpu/bf16-inl.h"
 #include "engine/kernels/cpu/rotate-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -31,6 +32,16 @@ void ToHalf(const float* x, std::size_t n, hwy::float16_t* out) {
   for (std::size_t i = 0; i < n; i += lanes) {
     const V v = hn::Max(hn::Min(hn::LoadU(d, x + i), largest), hn::Neg(largest));
     hn::StoreU(hn::DemoteTo(dh, v), dh, out + i);
+  }
+}
+
+// The same as bf16, of which nothing becomes infinite.
+void ToBf16(const float* x, std::size_t n, std::uint16_t* out) {
+  const D d;
+  const V largest = hn::Set(d, 0x1.FEp127F);
+  for (std::size_t i = 0; i < n; i += lanes) {
+    const V v = hn::Max(hn::Min(hn::LoadU(d, x + i), largest), hn::Neg(largest));
+    StoreAsBf16(d, v, out + i);
   }
 }
 
@@ -110,6 +121,25 @@ HWY_INLINE std::uint16_t StoreRow(const float* x, std::size_t head_dim, T* head,
   return scale;
 }
 
+// The same of bf16, in pairs (see kv_layout.h). The other half of a pair stays as it is.
+HWY_INLINE void StoreBf16Row(const float* x, std::size_t head_dim, std::uint16_t* head,
+                             std::size_t slot, std::size_t block_tokens, bool transposed) {
+  HWY_ALIGN float row[max_head_dim];
+  HWY_ALIGN std::uint16_t converted[max_head_dim];
+  const std::size_t padded = (head_dim + lanes - 1) / lanes * lanes;
+  std::memcpy(row, x, head_dim * sizeof(float));
+  std::memset(row + head_dim, 0, (padded - head_dim) * sizeof(float));
+  ToBf16(row, padded, converted);
+  if (transposed) {
+    for (std::size_t i = 0; i < head_dim; i += 2) {
+      std::memcpy(head + i * block_tokens + 2 * slot, converted + i, 2 * sizeof(std::uint16_t));
+    }
+  } else {
+    std::uint16_t* const at = head + slot / 2 * 2 * head_dim + slot % 2;
+    for (std::size_t i = 0; i < head_dim; ++i) at[2 * i] = converted[i];
+  }
+}
+
 // The same of int4, with the scales and minima of its groups (see kv_layout.h). Keys are rotated.
 HWY_INLINE void StoreInt4Row(const float* x, const KvLayout& layout, std::byte* head,
                              std::byte* head_scales, std::size_t slot, bool transposed) {
@@ -157,6 +187,10 @@ void StoreToken(const KvLayout& layout, std::byte* block, std::uint32_t layer, s
                    ToHalf(x, n, out);
                    return std::uint16_t{0};
                  });
+        break;
+      case KvType::bf16:
+        StoreBf16Row(row, head_dim, reinterpret_cast<std::uint16_t*>(head), slot, block_tokens,
+                     keys);
         break;
       case KvType::int8:
         reinterpret_cast<std::uint16_t*>(scales)[slot] =

@@ -105,7 +105,7 @@ void expect_near(const std::vector<float>& got, const std::vector<double>& want,
   for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << i;
 }
 
-constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+constexpr KvType types[] = {KvType::f16, KvType::bf16, KvType::int8, KvType::int4};
 
 std::vector<AttentionShape> shapes() {
   return {
@@ -135,9 +135,12 @@ TEST_P(Attention, MatchesTheDefinition) {
         Pool pool(layout, last);
         Sequence s(shape, tokens, tokens);
         give_blocks(s, layout, last);
-        // f16 rounds keys and values to 11 bits, int8 to about 7 of the largest of a head, int4 to
-        // half a fifteenth of a group's range.
-        const double tolerance = type == KvType::f16 ? 4e-3 : type == KvType::int8 ? 6e-2 : 0.6;
+        // f16 rounds keys and values to 11 bits, bf16 (queries and weights, too) to 8, int8 to
+        // about 7 of the largest of a head, int4 to half a fifteenth of a group's range.
+        const double tolerance = type == KvType::f16    ? 4e-3
+                                 : type == KvType::bf16 ? 4e-2
+                                 : type == KvType::int8 ? 6e-2
+                                                        : 0.6;
         expect_near(run(shape, pool, s, 1000, threads), reference(shape, s, true), tolerance);
       }
     }
@@ -317,6 +320,24 @@ TEST_P(Attention, BlocksBelowTheWindowAreNotTouched) {
       }
     }
     expect_blocks_below_the_window_untouched(shapes()[1], type, 16, 200);
+  }
+}
+
+TEST(AttentionBf16, IsTheSameWithAndWithoutTheInstruction) {
+  if (supported_isas().back() != Isa::avx512bf16) GTEST_SKIP() << "no VDPBF16PS";
+  ThreadPool threads(1);
+  for (const AttentionShape& shape : shapes()) {
+    const KvLayout layout = layout_of(shape, KvType::bf16, 16);
+    std::vector<std::vector<float>> outs;
+    for (const Isa isa : {Isa::avx512vnni, Isa::avx512bf16}) {
+      force_isa(isa);
+      std::uint32_t last = 2 * layout.blocks_for(150) + 1;
+      Pool pool(layout, last);
+      Sequence s(shape, 150, 4);
+      give_blocks(s, layout, last);
+      outs.push_back(run(shape, pool, s, 37, threads));
+    }
+    EXPECT_EQ(outs[0], outs[1]) << "head_dim " << shape.head_dim;
   }
 }
 

@@ -5,7 +5,7 @@
 namespace plimsoll {
 namespace {
 
-constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+constexpr KvType types[] = {KvType::f16, KvType::bf16, KvType::int8, KvType::int4};
 
 // SmolLM2-135M.
 constexpr KvLayout layout_of(KvType type) {
@@ -14,6 +14,7 @@ constexpr KvLayout layout_of(KvType type) {
 
 TEST(KvLayout, BytesOfAToken) {
   EXPECT_EQ(layout_of(KvType::f16).block_bytes(), 16U * 30 * 3 * 2 * (64 * 2));
+  EXPECT_EQ(layout_of(KvType::bf16).block_bytes(), layout_of(KvType::f16).block_bytes());
   EXPECT_EQ(layout_of(KvType::int8).block_bytes(), 16U * 30 * 3 * 2 * (64 + 2));
   EXPECT_EQ(layout_of(KvType::int4).block_bytes(), 16U * 30 * 3 * 2 * (64 / 2 + 2 * (2 + 2)));
 }

@@ -19,7 +19,7 @@ struct Setting {
   std::uint32_t rows;  // of a block table, for which the pool has room
   std::uint32_t chunk_tokens;
   std::uint32_t sequences;
-  KvType kv_type = KvType::f16;
+  KvType kv_type = KvType::bf16;
   // Tokens after which each client stops reading until all have got as many.
   std::optional<std::uint32_t> pause_after = {};
   bool speculation = true;
@@ -221,7 +221,7 @@ INSTANTIATE_TEST_SUITE_P(
     Families, TinyModels,
     ::testing::Combine(::testing::Values("llama", "gemma3"),
                        ::testing::Values(ComputeMode::float32, ComputeMode::int8),
-                       ::testing::Values(KvType::f16, KvType::int8, KvType::int4)));
+                       ::testing::Values(KvType::bf16, KvType::f16, KvType::int8, KvType::int4)));
 
 class PublishedModel : public ::testing::Test {
  protected:
@@ -235,15 +235,15 @@ class PublishedModel : public ::testing::Test {
 };
 
 TEST_F(PublishedModel, ASeedGivesTheSameTextInAnyCompany) {
-  expect_same_text_in_any_company(model_, 49152, 4, 40, KvType::f16);
+  expect_same_text_in_any_company(model_, 49152, 4, 40, KvType::bf16);
 }
 
 TEST_F(PublishedModel, AnotherEngineGoesOnBehindAnyLength) {
-  expect_same_text_from_any_length(model_, 49152, 40, KvType::f16);
+  expect_same_text_from_any_length(model_, 49152, 40, KvType::bf16);
 }
 
 TEST_F(PublishedModel, DraftsDoNotChangeTheText) {
-  expect_same_text_with_and_without_drafts(model_, 49152, 3, 60, KvType::f16);
+  expect_same_text_with_and_without_drafts(model_, 49152, 3, 60, KvType::bf16);
 }
 
 }  // namespace

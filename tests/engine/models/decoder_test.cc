@@ -90,7 +90,7 @@ TEST_P(DecoderVariant, EqualsThePlainForwardPass) {
   TemporaryFolder folder;
   const auto path = folder.path() / "model.gguf";
   GetParam().model.write(path);
-  ModelRunner runner(path, {});
+  ModelRunner runner(path, {.kv_type = KvType::f16});
   ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
   const auto tokens = some_tokens(40);
   const auto expected = reference_logits(GetParam().model, tokens);
@@ -182,9 +182,9 @@ TEST_P(DecoderSteps, ABatchGivesEachSequenceWhatItGetsAlone) {
 
 INSTANTIATE_TEST_SUITE_P(All, DecoderSteps,
                          ::testing::Values(std::tuple{"llama", ComputeMode::float32, KvType::f16},
-                                           std::tuple{"llama", ComputeMode::int8, KvType::f16},
+                                           std::tuple{"llama", ComputeMode::int8, KvType::bf16},
                                            std::tuple{"gemma3", ComputeMode::float32, KvType::int8},
-                                           std::tuple{"gemma3", ComputeMode::int8, KvType::f16},
+                                           std::tuple{"gemma3", ComputeMode::int8, KvType::bf16},
                                            std::tuple{"llama", ComputeMode::int8, KvType::int4},
                                            std::tuple{"gemma3", ComputeMode::float32,
                                                       KvType::int4}),
@@ -200,7 +200,10 @@ TEST(Decoder, SmallerKvIsCloseToF16) {
   const auto path = folder.path() / "model.gguf";
   make_tiny_model("llama").write(path);
   const auto tokens = some_tokens(50);
-  const auto f16 = ModelRunner(path, {}).all_logits(tokens, 50);
+  const auto f16 = ModelRunner(path, {.kv_type = KvType::f16}).all_logits(tokens, 50);
+  const auto bf16 = ModelRunner(path, {.kv_type = KvType::bf16}).all_logits(tokens, 50);
+  EXPECT_LT(relative_error(bf16, f16), 0.01);
+  EXPECT_NE(bf16, f16);
   const auto int8 = ModelRunner(path, {.kv_type = KvType::int8}).all_logits(tokens, 50);
   EXPECT_LT(relative_error(int8, f16), 0.03);
   EXPECT_NE(int8, f16);

@@ -41,7 +41,7 @@ class GoldenModel : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(GoldenModel, FloatLogitsAndGreedyTextEqualTheReference) {
-  ModelRunner runner(path_, {.compute = ComputeMode::float32});
+  ModelRunner runner(path_, {.compute = ComputeMode::float32, .kv_type = KvType::f16});
   ASSERT_NE(runner.model(), nullptr) << to_string(runner.error());
   std::vector<std::vector<TokenId>> prompts;
   std::vector<std::vector<TokenId>> continuations;
@@ -148,7 +148,9 @@ TEST_P(GoldenModel, Int8DistributionsAreCloseToFloat32) {
   ids.resize(128);
   TemporaryFolder cache;
   const auto logits_of = [&](ComputeMode compute) {
-    ModelRunner runner(path_, {.compute = compute, .cache_directory = cache.path()});
+    const KvType kv_type = compute == ComputeMode::float32 ? KvType::f16 : KvType::bf16;
+    ModelRunner runner(path_,
+                       {.compute = compute, .kv_type = kv_type, .cache_directory = cache.path()});
     return runner.model() == nullptr ? std::vector<float>{} : runner.all_logits(ids, 64);
   };
   const auto exact = logits_of(ComputeMode::float32), fast = logits_of(ComputeMode::int8);
@@ -173,7 +175,7 @@ TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
   auto ids = golden_["text"]["ids"].get<std::vector<TokenId>>();
   ids.resize(512);
   TemporaryFolder cache;
-  constexpr KvType types[] = {KvType::f16, KvType::int8, KvType::int4};
+  constexpr KvType types[] = {KvType::f16, KvType::bf16, KvType::int8, KvType::int4};
   std::vector<std::unique_ptr<ModelRunner>> runners;
   for (const KvType type : types) {
     runners.push_back(std::make_unique<ModelRunner>(
@@ -184,7 +186,7 @@ TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
   }
   const std::size_t vocab = runners[0]->model()->info().vocab;
   std::vector<ModelRunner::Sequence> sequences(runners.size());
-  double nll[3] = {}, diverged[3] = {};
+  double nll[4] = {}, diverged[4] = {};
   constexpr std::size_t chunk_tokens = 64;
   for (std::size_t first = 0; first < ids.size(); first += chunk_tokens) {
     const auto part = std::span(ids).subspan(first, chunk_tokens);
@@ -206,10 +208,12 @@ TEST_P(GoldenModel, SmallerKvIsCloseToF16) {
     std::cout << to_string(types[i]) << ": perplexity " << std::exp(nll[i]) << ", divergence "
               << diverged[i] << " nats\n";
   }
-  EXPECT_LT(diverged[1], 0.01);
-  EXPECT_LT(diverged[2], 0.06);
-  EXPECT_NEAR(std::exp(nll[1] - nll[0]), 1.0, 0.015);
-  EXPECT_NEAR(std::exp(nll[2] - nll[0]), 1.0, 0.08);
+  EXPECT_LT(diverged[1], 0.005);
+  EXPECT_LT(diverged[2], 0.01);
+  EXPECT_LT(diverged[3], 0.06);
+  EXPECT_NEAR(std::exp(nll[1] - nll[0]), 1.0, 0.01);
+  EXPECT_NEAR(std::exp(nll[2] - nll[0]), 1.0, 0.015);
+  EXPECT_NEAR(std::exp(nll[3] - nll[0]), 1.0, 0.08);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GoldenModel, ::testing::Values("smollm2", "gemma3"),

@@ -22,7 +22,7 @@ class ModelRunner {
     ComputeMode compute = ComputeMode::float32;
     StepLimits limits{.tokens = 256, .sequences = 8, .logit_rows = 256, .context_tokens = 2048};
     int threads = 2;
-    KvType kv_type = KvType::f16;
+    KvType kv_type = KvType::bf16;
     std::uint32_t kv_tokens = 4096;  // that the pool holds
     std::filesystem::path cache_directory{};
   };

@@ -35,7 +35,7 @@ TEST(SystemCalls, OfADecodeStepThereAreNone) {
   ASSERT_TRUE(WIFSIGNALED(refused) && WTERMSIG(refused) == SIGKILL);
 
   for (const ComputeMode compute : {ComputeMode::float32, ComputeMode::int8}) {
-    for (const KvType kv_type : {KvType::f16, KvType::int8, KvType::int4}) {
+    for (const KvType kv_type : {KvType::bf16, KvType::f16, KvType::int8, KvType::int4}) {
       TemporaryFolder folder;
       const auto path = folder.path() / "tiny.gguf";
       make_tiny_model("gemma3", {}, TensorType::q8_0).write(path);
