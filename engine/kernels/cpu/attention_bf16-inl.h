@@ -56,9 +56,9 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std:
       };
       V k[columns];
       for (std::size_t c = 0; c < columns; ++c) k[c] = LoadSecond(d, pairs(c));
-      AddDimension(q + (i + 1) * query_rows, k, sum);
+      AddProducts(d, q + (i + 1) * query_rows, 1, k, sum);
       for (std::size_t c = 0; c < columns; ++c) k[c] = LoadFirst(d, pairs(c));
-      AddDimension(q + i * query_rows, k, sum);
+      AddProducts(d, q + i * query_rows, 1, k, sum);
     }
     StoreScores(sum, g, scores);
   });
@@ -79,10 +79,10 @@ HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Ti
     hn::Vec<DF> v[Vectors];
     if (key + 1 < keys.end) {
       for (std::size_t c = 0; c < Vectors; ++c) v[c] = LoadSecond(d, pairs + c * n);
-      AddKey(d, weights + key + 1, v, sum);
+      AddProducts(d, weights + key + 1, tile_keys, v, sum);
     }
     for (std::size_t c = 0; c < Vectors; ++c) v[c] = LoadFirst(d, pairs + c * n);
-    AddKey(d, weights + key, v, sum);
+    AddProducts(d, weights + key, tile_keys, v, sum);
   }
   StoreOutputs(d, sum, head_dim, out + first);
 }

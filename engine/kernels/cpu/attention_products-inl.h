@@ -19,14 +19,13 @@ namespace plimsoll {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// sum[r, column] += q[r] * k[column], of one dimension.
-template <std::size_t Rows, std::size_t Columns>
-HWY_INLINE void AddDimension(const float* HWY_RESTRICT q, const V (&k)[Columns],
-                             V (&sum)[Rows][Columns]) {
-  const D d;
+// sum[r, column] += factors[r * stride] * x[column]: of a dimension of keys, or of a value.
+template <std::size_t Rows, std::size_t Columns, class DF>
+HWY_INLINE void AddProducts(DF d, const float* HWY_RESTRICT factors, std::size_t stride,
+                            const hn::Vec<DF> (&x)[Columns], hn::Vec<DF> (&sum)[Rows][Columns]) {
   for (std::size_t r = 0; r < Rows; ++r) {
-    const V x = hn::Set(d, q[r]);
-    for (std::size_t c = 0; c < Columns; ++c) sum[r][c] = hn::MulAdd(x, k[c], sum[r][c]);
+    const auto factor = hn::Set(d, factors[r * stride]);
+    for (std::size_t c = 0; c < Columns; ++c) sum[r][c] = hn::MulAdd(factor, x[c], sum[r][c]);
   }
 }
 
@@ -62,7 +61,7 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* /*q_sums*/, std:
         k[c] = LoadFloat(d, tile.k[g + c / vectors_per_group] + i * tile.k_stride +
                                 c % vectors_per_group * lanes);
       }
-      AddDimension(q + i * query_rows, k, sum);
+      AddProducts(d, q + i * query_rows, 1, k, sum);
     }
     StoreScores(sum, g, scores);
   });
@@ -93,6 +92,7 @@ template <std::size_t Rows>
 HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* HWY_RESTRICT q_sums,
                       std::size_t head_dim, const Tile<Int4Pair>& tile, const Keys& keys,
                       float* HWY_RESTRICT scores) {
+  const D d;
   ForGroups<groups_at_once>(keys, [&](std::size_t g, auto groups) HWY_ATTR {
     constexpr std::size_t columns = groups() * vectors_per_group;
     for (std::size_t group = 0; group < tile.groups; ++group) {
@@ -106,8 +106,8 @@ HWY_INLINE void Score(const float* HWY_RESTRICT q, const float* HWY_RESTRICT q_s
                            c % vectors_per_group * lanes,
                        even[c], odd[c]);
         }
-        AddDimension(q + i * query_rows, even, sum);
-        AddDimension(q + (i + 1) * query_rows, odd, sum);
+        AddProducts(d, q + i * query_rows, 1, even, sum);
+        AddProducts(d, q + (i + 1) * query_rows, 1, odd, sum);
       }
       AddInt4Scores(sum, tile, group, g, q_sums, scores);
     }
@@ -135,16 +135,6 @@ HWY_INLINE void StoreOutputs(DF d, const hn::Vec<DF> (&sum)[Rows][Vectors], std:
   }
 }
 
-// sum[r, i] += weights[r, key] * v[i], of one key.
-template <std::size_t Rows, std::size_t Vectors, class DF>
-HWY_INLINE void AddKey(DF d, const float* HWY_RESTRICT weights, const hn::Vec<DF> (&v)[Vectors],
-                       hn::Vec<DF> (&sum)[Rows][Vectors]) {
-  for (std::size_t r = 0; r < Rows; ++r) {
-    const auto weight = hn::Set(d, weights[r * tile_keys]);
-    for (std::size_t c = 0; c < Vectors; ++c) sum[r][c] = hn::MulAdd(weight, v[c], sum[r][c]);
-  }
-}
-
 // out[r, i] = out[r, i] * correction[r] + sum over keys of weights[r, key] * v[key, i], for
 // Vectors * lanes dimensions from i = `first` on, key by key.
 template <std::size_t Rows, std::size_t Vectors, class DF, class T>
@@ -159,7 +149,7 @@ HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Ti
     for (std::size_t key = begin; key < end; ++key) {
       hn::Vec<DF> v[Vectors];
       LoadValue(d, tile, key, first, v);
-      AddKey(d, weights + key, v, sum);
+      AddProducts(d, weights + key, tile_keys, v, sum);
     }
   }
   StoreOutputs(d, sum, head_dim, out + first);

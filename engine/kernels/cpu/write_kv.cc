@@ -100,19 +100,24 @@ void ToInt4(const float* x, std::uint8_t* u, std::uint16_t& scale, std::uint16_t
   }
 }
 
-// Converts one head's row and stores it as row `slot` of a block's V, or as column `slot` of its
-// transposed K. `row` is a zero-padded copy: head_dim need not be a multiple of the vector.
-// Returns its scale.
+// convert(x, whole vectors, out) of a zero-padded copy of x: head_dim need not be a multiple of the
+// vector.
 template <class T, class Convert>
-HWY_INLINE std::uint16_t StoreRow(const float* x, std::size_t head_dim, T* head, std::size_t slot,
-                                  std::size_t block_tokens, bool transposed, Convert convert) {
-  constexpr std::size_t piece = max_head_dim;
-  HWY_ALIGN float row[piece];
-  HWY_ALIGN T converted[piece];
+HWY_INLINE auto ConvertRow(const float* x, std::size_t head_dim, T* out, Convert convert) {
+  HWY_ALIGN float row[max_head_dim];
   const std::size_t padded = (head_dim + lanes - 1) / lanes * lanes;
   std::memcpy(row, x, head_dim * sizeof(float));
   std::memset(row + head_dim, 0, (padded - head_dim) * sizeof(float));
-  const std::uint16_t scale = convert(row, padded, converted);
+  return convert(row, padded, out);
+}
+
+// Converts one head's row and stores it as row `slot` of a block's V, or as column `slot` of its
+// transposed K. Returns its scale.
+template <class T, class Convert>
+HWY_INLINE std::uint16_t StoreRow(const float* x, std::size_t head_dim, T* head, std::size_t slot,
+                                  std::size_t block_tokens, bool transposed, Convert convert) {
+  HWY_ALIGN T converted[max_head_dim];
+  const std::uint16_t scale = ConvertRow(x, head_dim, converted, convert);
   if (transposed) {
     for (std::size_t i = 0; i < head_dim; ++i) head[i * block_tokens + slot] = converted[i];
   } else {
@@ -124,12 +129,8 @@ HWY_INLINE std::uint16_t StoreRow(const float* x, std::size_t head_dim, T* head,
 // The same of bf16, in pairs (see kv_layout.h). The other half of a pair stays as it is.
 HWY_INLINE void StoreBf16Row(const float* x, std::size_t head_dim, std::uint16_t* head,
                              std::size_t slot, std::size_t block_tokens, bool transposed) {
-  HWY_ALIGN float row[max_head_dim];
   HWY_ALIGN std::uint16_t converted[max_head_dim];
-  const std::size_t padded = (head_dim + lanes - 1) / lanes * lanes;
-  std::memcpy(row, x, head_dim * sizeof(float));
-  std::memset(row + head_dim, 0, (padded - head_dim) * sizeof(float));
-  ToBf16(row, padded, converted);
+  ConvertRow(x, head_dim, converted, ToBf16);
   if (transposed) {
     for (std::size_t i = 0; i < head_dim; i += 2) {
       std::memcpy(head + i * block_tokens + 2 * slot, converted + i, 2 * sizeof(std::uint16_t));
