@@ -54,6 +54,11 @@ std::uint32_t StepCost::tokens_within(double seconds, std::uint32_t context) con
   return static_cast<std::uint32_t>(std::min(tokens * rounding, 1e9));
 }
 
+double StepCost::prefill_seconds(double decode_seconds, double step_seconds) const {
+  const double least = base + decode_seconds;
+  return std::max(step_seconds - least, least);
+}
+
 void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows,
                            double seconds) {
   if (given_ || tokens == 0 || !(seconds > 0)) return;
@@ -67,6 +72,13 @@ void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::ui
     means_.emplace_back();
     index_[at] = static_cast<std::uint16_t>(means_.size());
   }
+  if (sure_) {
+    const double expected = fitted_.base + fitted_.per_token * tokens +
+                            fitted_.per_attended * static_cast<double>(attended) +
+                            fitted_.per_row * rows;
+    const double ratio = std::clamp(seconds / expected, 1 / most_slowness, most_slowness);
+    slowness_ = keep * slowness_ + (1 - keep) * ratio;
+  }
   Mean& mean = means_[index_[at] - 1];
   // The first ones count alike, so that a first step that was slow is soon outweighed.
   const double share = std::max(1 - keep, 1 / (mean.weight + 1));
@@ -77,6 +89,8 @@ void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::ui
   move(mean.rows, rows);
   move(mean.seconds, seconds);
   fit();
+  cost_ = {slowness_ * fitted_.base, slowness_ * fitted_.per_token,
+           slowness_ * fitted_.per_attended, slowness_ * fitted_.per_row};
 }
 
 void StepCostEstimate::fit() {
@@ -88,7 +102,7 @@ void StepCostEstimate::fit() {
     seconds += mean.seconds;
   }
   if (most < 4 * least) {
-    cost_ = {0, seconds / tokens, 0, 0};
+    fitted_ = {0, seconds / tokens, 0, 0};
     return;
   }
   std::array<Row, terms> all{};
@@ -125,7 +139,7 @@ void StepCostEstimate::fit() {
   // A token that costs nothing would make every queue short.
   fitted[1] = std::max(fitted[1], 1e-3 * fitted[0]);
   if (fitted[1] == 0) return;
-  cost_ = {fitted[0], fitted[1], fitted[2], fitted[3]};
+  fitted_ = {fitted[0], fitted[1], fitted[2], fitted[3]};
   sure_ = true;
 }
 

@@ -25,11 +25,15 @@ struct StepCost {
   }
   // How many tokens behind `context` may be added in so many seconds; 0 if not even one.
   std::uint32_t tokens_within(double seconds, std::uint32_t context) const;
+  // What prompts may add to a step that is to take `step_seconds`, of which decoding takes
+  // `decode_seconds`. Where this alone takes most of it, they may double the step instead.
+  double prefill_seconds(double decode_seconds, double step_seconds) const;
   bool known() const { return per_token > 0; }
 };
 
 // Steps are kept by their size, a running mean for each: a long time of small steps does not make
-// it forget what large ones take. The cost is fitted to the means, each by its relative error.
+// it forget what large ones take. A cost is fitted to the means, each by its relative error. What
+// the last steps took beside that, where others use the machine too, counts for all.
 class StepCostEstimate {
  public:
   // With a given cost it learns nothing.
@@ -45,6 +49,7 @@ class StepCostEstimate {
   // By their binary logarithms: tokens, mean positions attended to, rows.
   static constexpr std::size_t sizes = 12, contexts = 10, row_counts = 9;
   static constexpr double keep = 0.9;  // of a mean, when a step is added to it
+  static constexpr double most_slowness = 4;
 
   struct Mean {
     double weight = 0, tokens = 0, attended = 0, rows = 0, seconds = 0;
@@ -53,6 +58,8 @@ class StepCostEstimate {
 
   std::array<std::uint16_t, sizes * contexts * row_counts> index_{};  // in means_, from 1 on
   std::vector<Mean> means_;
+  StepCost fitted_;
+  double slowness_ = 1;  // of the last steps, to what was fitted
   bool given_;
   StepCost cost_;
   bool sure_;

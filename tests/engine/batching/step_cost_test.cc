@@ -65,6 +65,23 @@ TEST(StepCost, FollowsAMachineThatBecomesSlower) {
   EXPECT_NEAR(estimate.cost().added(0, 256), expected, 0.1 * expected);
 }
 
+TEST(StepCost, ASlowSecondCountsForStepsOfAllSizes) {
+  StepCostEstimate estimate;
+  const auto step = [&](std::uint32_t tokens, double slow) {
+    estimate.add(tokens, tokens * 64, 1, slow * true_seconds(tokens, tokens * 64));
+  };
+  for (int i = 0; i < 60; ++i) {
+    for (const std::uint32_t tokens : {1U, 32U, 256U}) step(tokens, 1);
+  }
+  const double usual = estimate.cost().added(0, 256);
+  for (int i = 0; i < 20; ++i) step(32, 1.5);  // some others want the machine
+  EXPECT_NEAR(estimate.cost().added(0, 256), 1.5 * usual, 0.15 * usual);
+  step(32, 1000);  // one that was held up tells little
+  EXPECT_LT(estimate.cost().added(0, 256), 2 * usual);
+  for (int i = 0; i < 40; ++i) step(32, 1);
+  EXPECT_NEAR(estimate.cost().added(0, 256), usual, 0.15 * usual);
+}
+
 TEST(StepCost, CoefficientsAreNeverNegative) {
   StepCostEstimate estimate;
   estimate.add(1, 1, 1, 0.1);  // the first step is slow
