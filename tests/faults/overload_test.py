@@ -18,15 +18,17 @@ TENANTS = ("north", "south")
 TIMES = (2, 5, 10)  # of what the node can do
 
 
-def request(number):
-    """The same ones in every load, so that loads can be compared."""
+def request(load, number):
+    """Of the same size in every load, so that loads can be compared; of another text, so that no
+    load finds the prompts of the one before."""
     rng = random.Random(number)
-    prompt = hostile.tokens(rng, min(600, int(rng.lognormvariate(4.6, 0.6)) + 4))
-    return hostile.completion(prompt, rng.randint(8, 48))
+    length = min(600, int(rng.lognormvariate(4.6, 0.6)) + 4)
+    text = random.Random(f"{load} {number}")
+    return hostile.completion(hostile.tokens(text, length), rng.randint(8, 48))
 
 
-async def send(client, number, outcomes):
-    body = request(number)
+async def send(client, load, number, outcomes):
+    body = request(load, number)
     out = await client.send(COMPLETIONS, body)
     out.prompt_tokens, out.generated_tokens = len(body["prompt"]), body["max_tokens"]
     outcomes.append(out)
@@ -47,7 +49,7 @@ def goodput(outcomes, begin, seconds):
     return [count / (seconds - RAMP_S) for count in counts]
 
 
-async def closed_loop(server, at_a_time, seconds):
+async def closed_loop(server, load, at_a_time, seconds):
     """What the node can do: as many at a time as keep it busy. Who is refused comes again with the
     same request: clients that went on to the next would be left with short ones alone."""
     clients = [server.client(tenant) for tenant in TENANTS]
@@ -56,7 +58,7 @@ async def closed_loop(server, at_a_time, seconds):
     async def one(client):
         while time.monotonic() < begin + seconds:
             number = next(numbers)
-            while (await send(client, number, outcomes)).state == "refused":
+            while (await send(client, load, number, outcomes)).state == "refused":
                 if time.monotonic() >= begin + seconds:
                     return
                 await asyncio.sleep(0.1)
@@ -65,7 +67,7 @@ async def closed_loop(server, at_a_time, seconds):
     return goodput(outcomes, begin, seconds)
 
 
-async def open_loop(server, rate, seconds):
+async def open_loop(server, load, rate, seconds):
     """Poisson arrivals; each is sent at its time, whatever became of those before."""
     rng = random.Random(rate)
     clients = [server.client(tenant) for tenant in TENANTS]
@@ -74,7 +76,8 @@ async def open_loop(server, rate, seconds):
     while (at := at + rng.expovariate(rate)) < seconds:
         await asyncio.sleep(max(0.0, begin + at - time.monotonic()))
         number = len(tasks)
-        tasks.append(asyncio.create_task(send(clients[number % len(clients)], number, outcomes)))
+        client = clients[number % len(clients)]
+        tasks.append(asyncio.create_task(send(client, load, number, outcomes)))
     await asyncio.gather(*tasks)
     return goodput(outcomes, begin, seconds), outcomes
 
@@ -97,9 +100,10 @@ def server(tmp_path_factory):
 
 def test_goodput_stays_and_refusals_are_quick(server, long):
     seconds = RAMP_S + (40 if long else 10)
+    loads = itertools.count()
 
     def closed(at_a_time):
-        return asyncio.run(closed_loop(server, at_a_time, seconds))
+        return asyncio.run(closed_loop(server, next(loads), at_a_time, seconds))
 
     def text(load):
         return "{:.1f} requests/s, {:.0f} + {:.0f} tokens/s".format(*load)
@@ -110,7 +114,7 @@ def test_goodput_stays_and_refusals_are_quick(server, long):
     print(f"\npeak {text(before)}, {best} at a time")
     failures = []
     for times in TIMES if long else (2, 10):
-        load, outcomes = asyncio.run(open_loop(server, times * rate, seconds))
+        load, outcomes = asyncio.run(open_loop(server, next(loads), times * rate, seconds))
         # The machine is not as fast now as it was then: what it could do just before and after.
         after = closed(best)
         peak, before = (before[0] + after[0]) / 2, after
