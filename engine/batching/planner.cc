@@ -104,8 +104,7 @@ void Planner::read() {
 
 double Planner::prefill_seconds(double decode_seconds) const {
   if (decode_seconds == 0 || !cost_is_sure_) return no_limit;
-  const double least = cost_.base + decode_seconds;
-  return std::max(limits_.decode_step_seconds - least, least);
+  return cost_.prefill_seconds(decode_seconds, limits_.decode_step_seconds);
 }
 
 // Of `tokens`, as many as there is time for.

@@ -56,8 +56,8 @@ struct PlannerLimits {
   std::array<std::uint32_t, capacity_classes> headroom{};
   // Of a step of greedy tenants alone, while others may come.
   double greedy_step_seconds = 0.006;
-  // Of a step in which sequences decode: prompts are cut into chunks for it. Where decoding alone
-  // takes most of it, they may double the step instead.
+  // Of a step in which sequences decode: prompts are cut into chunks for it
+  // (StepCost::prefill_seconds).
   double decode_step_seconds = 0.03;
 };
 
@@ -71,9 +71,10 @@ struct PlannerSequence {
   std::uint64_t order = 0;   // of arrival
   State state = State::waiting;
   CapacityClass capacity_class = CapacityClass::low_latency;
-  std::uint32_t computed = 0;  // tokens whose keys and values are in its blocks
-  std::uint32_t target = 0;    // tokens to be computed before it samples or ends; over `computed`
-  bool samples = true;         // takes a logit row at target - 1
+  // Tokens whose keys and values are in its blocks, or are expected to be found once it starts.
+  std::uint32_t computed = 0;
+  std::uint32_t target = 0;  // tokens to be computed before it samples or ends; over `computed`
+  bool samples = true;       // takes a logit row at target - 1
   // Positions whose logits are wanted besides: [score_from, score_until).
   std::uint32_t score_from = 0, score_until = 0;
   // If it decodes: so many tokens may be drafted, each right with this chance if those before it
@@ -131,8 +132,6 @@ class Planner {
   // is forgotten.
   void pass(double seconds);
   void use(std::uint32_t tenant, double seconds) { tenants_[tenant].used += seconds; }
-  // What prompts may add to a step in which the tokens of those that decode take so long.
-  double prefill_seconds(double decode_seconds) const;
   bool greedy(std::uint32_t tenant) const { return tenants_[tenant].greedy; }  // in the last plan
 
   // `sequences` are all there are, in order of arrival; their tenants are active. Each can fit into
@@ -212,6 +211,7 @@ class Planner {
   void find_greedy();
   void find_over_share(double seconds, double least);
   double decode_seconds(bool greedy) const;
+  double prefill_seconds(double decode_seconds) const;
   void plan_greedy();
   void plan_decodes(bool greedy);
   void plan_prefills(bool greedy);

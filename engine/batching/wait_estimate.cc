@@ -5,8 +5,17 @@
 
 namespace plimsoll {
 
-double expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
-                     const Pace& pace) {
+double Pace::stretch(double decoding) const {
+  if (!cost.known()) return 1;
+  const double rows = std::min(decoding, tokens / 2.0);
+  const double decode_seconds = rows * (cost.per_token + cost.per_row);
+  double prompts = (tokens - rows) * cost.per_token;
+  if (rows > 0) prompts = std::min(prompts, cost.prefill_seconds(decode_seconds, step_seconds));
+  return (cost.base + decode_seconds + prompts) / prompts;
+}
+
+ExpectedWait expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
+                           const Pace& pace) {
   double ahead_seconds = own.seconds;
   double ahead = own.waiting, weights = own.weight;
   for (const Backlog& other : others) {
@@ -15,10 +24,18 @@ double expected_wait(const Backlog& own, double seconds, std::span<const Backlog
     ahead_seconds += std::min(other.seconds, (own.seconds + seconds) * share);
     ahead += std::min<double>(other.waiting, (own.waiting + 1) * share);
   }
+  // Meanwhile those ahead begin to decode, and of those that run now some end: the pace is the one
+  // in the middle. (A queue that grows from nothing would look half as long as it is.)
+  const double at_once = ahead_seconds * pace.stretch(pace.running);
+  const double ended = pace.life_seconds > 0 ? std::min(1.0, at_once / pace.life_seconds) : 0;
+  const double change = ahead - ended * pace.running;
+  const auto stretch = [&](double part) {
+    return pace.stretch(std::min<double>(pace.places, pace.running + part * change));
+  };
   const bool place_is_due = (own.running + own.waiting + 1.0) * weights <= own.weight * pace.places;
   const double for_places =
       pace.starts_per_second > 0 && !place_is_due ? ahead / pace.starts_per_second : 0;
-  return std::max(ahead_seconds * pace.stretch, for_places);
+  return {std::max(ahead_seconds * stretch(0.5), for_places), seconds * stretch(1)};
 }
 
 void LatenessBound::observe(double expected_seconds, double seconds) {

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/batching/step_cost.h"
+
 namespace plimsoll {
 
 // Of one tenant: its sequences that have no token yet.
@@ -17,16 +19,28 @@ struct Backlog {
 
 // How fast backlogs go down.
 struct Pace {
-  double stretch = 1;            // seconds that pass for each second that prompts take
-  double starts_per_second = 0;  // of sequences, while some wait; 0: none waits
+  StepCost cost;             // all zero: not known
+  std::uint32_t tokens = 1;  // in a step
+  double step_seconds = 0;   // that a step in which sequences decode is to take
+  std::uint32_t running = 0;
+  double life_seconds = 0;       // of those that run, from start to end, mean; 0: none runs
   std::uint32_t places = ~0U;    // for running sequences; a tenant within its part gets one at once
+  double starts_per_second = 0;  // of sequences, while some wait; 0: none waits
+
+  // Seconds that pass for each second that prompts take, while so many sequences decode.
+  double stretch(double decoding) const;
+};
+
+struct ExpectedWait {
+  double before = 0;  // seconds, until its prompt's turn
+  double prompt = 0;  // seconds more, until its first token
 };
 
 // Tenants are served side by side, by weight: whoever has less ahead of it waits for less of the
 // others' (generalized processor sharing, Parekh and Gallager 1993). `own` is the tenant's backlog
-// without the new sequence, whose prompt adds `seconds`. The result is without these.
-double expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
-                     const Pace& pace);
+// without the new sequence, whose prompt adds `seconds` to steps.
+ExpectedWait expected_wait(const Backlog& own, double seconds, std::span<const Backlog> others,
+                           const Pace& pace);
 
 // By what expectations are to be multiplied for 99 of 100 first tokens to come in time: up a good
 // step for each that is later, down a hundredth of it for the others (Robbins and Monro 1951).

@@ -32,24 +32,15 @@ std::uint32_t PrefixTree::match(std::string_view salt, const TenantId& id,
   TenantStats& stats = tenant(id).stats;
   ++stats.lookups_total;
   stats.lookup_tokens_total += tokens.size();
-  const auto root = roots_.find(salt);
-  if (root == roots_.end()) return 0;
-  Index node = root->second, end = node;
-  std::uint32_t depth = 0, matched = 0;  // rows
-  std::uint32_t windowed = 0;            // the last ones, one after another
-  for (Index next; (next = next_on(node, depth, tokens)) != none;) {
+  const auto [last, depth, end, matched] = find(salt, tokens);
+  if (last == none) return 0;
+  for (Index node = nodes_[last].parent; node != none; node = nodes_[node].parent) {
     nodes_[node].wanted = false;
-    node = next;
-    ++depth;
-    windowed = nodes_[node].windowed ? windowed + 1 : 0;
-    if (windowed < std::min(depth, window_rows_)) continue;
-    matched = depth;
-    end = node;
   }
-  if (depth > matched) nodes_[node].wanted = true;
+  if (depth > matched) nodes_[last].wanted = true;
   const std::size_t first = blocks.size();
   blocks.resize(first + std::size_t{matched} * groups_, no_block);
-  node = end;
+  Index node = end;
   for (std::uint32_t r = matched; r > 0; --r, node = nodes_[node].parent) {
     const bool seen = matched - r < window_rows_;
     hold_row(node, seen, std::span(blocks).subspan(first + std::size_t{r - 1} * groups_, groups_));
@@ -181,18 +172,33 @@ PrefixTree::Index PrefixTree::next_on(Index node, std::size_t row,
   return find_child(node, hash_(node, text), text);
 }
 
+PrefixTree::Path PrefixTree::find(std::string_view salt, std::span<const TokenId> tokens) const {
+  Path path;
+  path.last = path.end = find_root(salt);
+  std::uint32_t windowed = 0;  // the last rows, one after another
+  for (Index next; (next = next_on(path.last, path.depth, tokens)) != none;) {
+    path.last = next;
+    ++path.depth;
+    windowed = nodes_[next].windowed ? windowed + 1 : 0;
+    if (windowed < std::min(path.depth, window_rows_)) continue;
+    path.end = next;
+    path.matched = path.depth;
+  }
+  return path;
+}
+
 void PrefixTree::expect(std::string_view salt, std::span<const TokenId> tokens) {
   if (groups_ == full_groups_) return;
-  Index node = find_root(salt);
-  std::size_t row = 0;
-  for (Index next; (next = next_on(node, row, tokens)) != none; ++row) node = next;
-  if (row > 0) nodes_[node].wanted = true;
+  const Path path = find(salt, tokens);
+  if (path.depth > 0) nodes_[path.last].wanted = true;
 }
 
 std::uint32_t PrefixTree::known(std::string_view salt, std::span<const TokenId> tokens) const {
-  std::uint32_t row = 0;
-  for (Index node = find_root(salt); (node = next_on(node, row, tokens)) != none;) ++row;
-  return row * block_tokens_;
+  return find(salt, tokens).depth * block_tokens_;
+}
+
+std::uint32_t PrefixTree::matching(std::string_view salt, std::span<const TokenId> tokens) const {
+  return find(salt, tokens).matched * block_tokens_;
 }
 
 void PrefixTree::hold(std::string_view salt, std::span<const TokenId> tokens,

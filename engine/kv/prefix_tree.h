@@ -66,6 +66,8 @@ class PrefixTree {
   // block table, each block with a reference for the caller. Returns how many tokens they hold.
   std::uint32_t match(std::string_view salt, const TenantId& tenant,
                       std::span<const TokenId> tokens, std::vector<BlockId>& blocks);
+  // How many tokens it would find. Not counted as a use.
+  std::uint32_t matching(std::string_view salt, std::span<const TokenId> tokens) const;
 
   // Keeps the rows of a block table, all full. What is known already keeps its first blocks. At the
   // limit the least recently used goes, and at the tenant's own limit, `tenant_blocks`, the least
@@ -148,6 +150,14 @@ class PrefixTree {
 
   Index find_root(std::string_view salt) const;  // none: nothing of it is known
   Index next_on(Index node, std::size_t row, std::span<const TokenId> tokens) const;
+  // Of a text: as far as it is known, and as far as it can be gone on with.
+  struct Path {
+    Index last = none;
+    std::uint32_t depth = 0;  // rows
+    Index end = none;
+    std::uint32_t matched = 0;
+  };
+  Path find(std::string_view salt, std::span<const TokenId> tokens) const;
   // The text up to the end of a block, in path_.
   KvPrefix prefix_of(Index index);
   Index find_child(Index parent, std::uint64_t hash, std::span<const TokenId> tokens) const;

@@ -69,10 +69,9 @@ Result<void> LoopEngine::late(Sequence& sequence) const {
       others.push_back(load.backlog);
     }
   }
-  const double wait = expected_wait(own, sequence.prompt_seconds, others, pace_);
-  const double prompt = sequence.prompt_seconds * pace_.stretch;
+  const auto [wait, prompt] = expected_wait(own, prompt_seconds(sequence), others, pace_);
   if (wait > 0) sequence.expected_ttft = wait + prompt;
-  // What is on its way to the client, and streams that begin to decode meanwhile, take the rest.
+  // What is on its way to the client takes the rest.
   constexpr double usable = 0.85;
   const double objective = usable * std::chrono::duration<double>(config_.ttft_objective).count();
   if (objective <= 0 || request.capacity_class == CapacityClass::batch) return {};
@@ -112,8 +111,7 @@ Result<void> LoopEngine::submit(SequenceRequest request) {
   const SequenceRequest& accepted = sequence->request;
 
   const std::lock_guard lock(mutex_);
-  const auto tokens = static_cast<std::uint32_t>(sequence->tokens.size());
-  sequence->prompt_seconds = cost_.added(0, tokens) * uncached_share_;
+  sequence->expected = static_cast<std::uint32_t>(cached_share_ * sequence->tokens.size());
   if (auto ok = refusal(*sequence); !ok) {
     ++stats_.refused_total;
     return ok;
@@ -123,7 +121,7 @@ Result<void> LoopEngine::submit(SequenceRequest request) {
   ++load.sequences;
   load.backlog.weight = accepted.weight;
   ++load.backlog.waiting;
-  load.backlog.seconds += sequence->prompt_seconds;
+  load.backlog.seconds += prompt_seconds(*sequence);
   sequence->backlog = &load.backlog;
   ++queued_;
   ++stats_.waiting;

@@ -11,6 +11,7 @@ namespace {
 constexpr std::size_t remembered_tenants = 1024;
 constexpr std::chrono::seconds offer_time{5};  // at the end, for what the prefix tree holds
 constexpr double mean_keep = 0.95;             // of a running mean, when a value is added to it
+constexpr std::uint32_t most_starts = 16;      // in a step, for which it is known what they find
 
 }  // namespace
 
@@ -88,6 +89,7 @@ void LoopEngine::start_life(std::unique_ptr<Sequence> owned) {
   if (sequence.prompt_tokens + request.max_new_tokens >= config_.long_context_tokens) {
     sequence.request.capacity_class = CapacityClass::long_context;
   }
+  expect_prefix(sequence);
   sequence.order = arrivals_++;
   sequences_.push_back(std::move(owned));
   if (sequence.request.prompt_logprobs && !sequence.scores_prompt()) {
@@ -193,19 +195,19 @@ void LoopEngine::learn(Clock::time_point begin, Clock::time_point end) {
 // Under mutex_: what is ahead of whoever comes next.
 void LoopEngine::publish_backlogs() {
   cost_ = costs_.sure() ? costs_.cost() : StepCost{};
-  uncached_share_ = computed_share_;
+  cached_share_ = found_share_;
   lateness_ = lateness_bound_.factor();
   for (auto& [id, load] : loads_) load.backlog = {load.backlog.weight, 0, 0, 0};
   const auto add = [](const Sequence& sequence, double seconds) {
     sequence.backlog->waiting += !sequence.started;
     sequence.backlog->seconds += seconds;
   };
-  std::uint32_t decoding = 0;
+  std::uint32_t running = 0;
   double left = 0;  // tokens that those that run will still take
   for (const auto& sequence : sequences_) {
     if (sequence->done) continue;
     if (!sequence->started) {
-      add(*sequence, sequence->prompt_seconds);
+      add(*sequence, prompt_seconds(*sequence));
       continue;
     }
     const std::uint32_t missing =
@@ -213,23 +215,24 @@ void LoopEngine::publish_backlogs() {
     if (sequence->emitted == 0) add(*sequence, cost_.added(sequence->computed, missing));
     const std::uint32_t reserved = sequence->reserve * config_.block_tokens;
     left += std::max<double>(missing, static_cast<double>(reserved) - sequence->computed);
-    ++decoding;
+    ++running;
     ++sequence->backlog->running;
   }
-  for (const auto& sequence : inbox_) add(*sequence, sequence->prompt_seconds);
+  for (const auto& sequence : inbox_) add(*sequence, prompt_seconds(*sequence));
   pace_ = {};
   if (!cost_.known()) return;
-  const auto& limits = planner_.limits();
-  const double rows = std::min<double>(decoding, limits.tokens / 2.0);
-  const double steps = rows * (cost_.per_token + cost_.per_row);
-  const double room =
-      std::min((limits.tokens - rows) * cost_.per_token, planner_.prefill_seconds(steps));
-  pace_.stretch = (cost_.base + steps + room) / room;
-  pace_.places = limits.sequences;
-  if (queued_on_ && decoding > 0) {
-    // Sequences are, on average, in the middle of their lives.
-    const double life = 2 * left / decoding * step_seconds_;
-    pace_.starts_per_second = starts_.per_second(life > 0 ? decoding / life : 0);
+  const PlannerLimits& limits = planner_.limits();
+  pace_ = {.cost = cost_,
+           .tokens = limits.tokens,
+           .step_seconds = limits.decode_step_seconds,
+           .running = running,
+           .places = limits.sequences};
+  if (running == 0) return;
+  // Sequences are, on average, in the middle of their lives.
+  pace_.life_seconds = 2 * left / running * step_seconds_;
+  if (queued_on_) {
+    pace_.starts_per_second =
+        starts_.per_second(pace_.life_seconds > 0 ? running / pace_.life_seconds : 0);
   }
 }
 
@@ -241,8 +244,10 @@ void LoopEngine::read_views() {
     if (room() < row) tree_.evict(row - room());
     return room() >= row;
   };
+  std::uint32_t waiting = 0;
   for (const auto& sequence : sequences_) {
     if (sequence->done || (!sequence->running && sequence->out_of_credit())) continue;
+    if (!sequence->running && waiting++ < most_starts) expect_prefix(*sequence);
     if (sequence->fetch != nullptr &&
         restore_.waits(*sequence, Clock::now(), cacheable_blocks(sequence->request), make_room)) {
       continue;
@@ -321,11 +326,18 @@ void LoopEngine::execute(const StepPlan& plan) {
   }
 }
 
+// So that a step has room for as many sequences as it can start: those that find most of their
+// prompts need little of it.
+void LoopEngine::expect_prefix(Sequence& sequence) {
+  const auto text = std::span(sequence.tokens).first(sequence.target());
+  sequence.expected = looks_up(sequence) ? tree_.matching(sequence.salt, text) : 0;
+}
+
 // Takes what the prefix tree knows of a waiting sequence.
 void LoopEngine::begin(Sequence& sequence) {
   sequence.running = true;
   const TenantId& tenant = sequence.request.tenant;
-  if (config_.prefix_sharing && !sequence.scores_prompt()) {
+  if (looks_up(sequence)) {
     std::vector<BlockId> rows;
     sequence.computed = tree_.match(sequence.salt, tenant,
                                     std::span(sequence.tokens).first(sequence.target()), rows);
@@ -336,8 +348,8 @@ void LoopEngine::begin(Sequence& sequence) {
   sequence.started = true;
   ++started_;
   ++begun_;
-  const double computed = 1 - static_cast<double>(sequence.computed) / sequence.tokens.size();
-  computed_share_ = mean_keep * computed_share_ + (1 - mean_keep) * computed;
+  const double found = static_cast<double>(sequence.computed) / sequence.tokens.size();
+  found_share_ = mean_keep * found_share_ + (1 - mean_keep) * found;
   sequence.cached = std::min(sequence.computed, sequence.prompt_tokens);
   counters_.prompt_tokens_total += sequence.prompt_tokens;
   counters_.cached_prompt_tokens_total += sequence.cached;

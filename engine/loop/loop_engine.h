@@ -104,6 +104,11 @@ class LoopEngine final : public Engine {
   // Called from any thread, under mutex_.
   Result<void> refusal(Sequence& sequence) const;
   Result<void> late(Sequence& sequence) const;
+  // What the prompt of a sequence that waits will add to steps.
+  double prompt_seconds(const Sequence& sequence) const {
+    const auto tokens = static_cast<std::uint32_t>(sequence.tokens.size());
+    return cost_.added(sequence.expected, tokens - sequence.expected);
+  }
   void wake() {
     ++mail_;
     condition_.notify_one();
@@ -129,6 +134,10 @@ class LoopEngine final : public Engine {
   bool step();
   void read_views();
   void execute(const StepPlan& plan);
+  bool looks_up(const Sequence& sequence) const {  // its beginning, in the prefix tree
+    return config_.prefix_sharing && !sequence.scores_prompt();
+  }
+  void expect_prefix(Sequence& sequence);
   void begin(Sequence& sequence);
   bool grow(Sequence& sequence, std::uint32_t tokens);
   void preempt(Sequence& sequence);
@@ -166,7 +175,7 @@ class LoopEngine final : public Engine {
   std::unordered_map<TenantId, Load> loads_;
   StepCost cost_;  // as last learnt
   Pace pace_;
-  double uncached_share_ = 1;                  // of prompts, that has to be computed
+  double cached_share_ = 0;                    // of prompts that started lately
   double lateness_ = 1;                        // by how much more expected waits are reckoned with
   std::uint32_t queued_ = 0;                   // sequences that have not started
   PressureOrder order_{PressureLevel::green};  // the last one
@@ -194,7 +203,7 @@ class LoopEngine final : public Engine {
   StartRate starts_;
   LatenessBound lateness_bound_;
   bool queued_on_ = false;                    // sequences waited on when the last step was planned
-  double computed_share_ = 1;                 // of prompts lately
+  double found_share_ = 0;                    // of prompts lately, that was known
   double step_seconds_ = 0;                   // of steps lately, mean
   Clock::time_point stepped_at_{};            // when the last one ended
   std::optional<Clock::time_point> ends_at_;  // the drain's deadline

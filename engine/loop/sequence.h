@@ -57,7 +57,6 @@ struct Sequence {
   std::uint32_t scored = 0;          // prompt tokens
 
   Backlog* backlog = nullptr;  // its tenant's, of the engine; under the engine's mutex
-  double prompt_seconds = 0;   // what its prompt was expected to add to steps
   double expected_ttft = 0;    // when it came, in seconds; 0: nothing was ahead of it
 
   std::uint32_t tenant = 0;   // the planner's index
@@ -71,6 +70,7 @@ struct Sequence {
 
   BlockTable blocks;
   std::uint32_t computed = 0;  // tokens whose keys and values are in `blocks`
+  std::uint32_t expected = 0;  // while it waits: those that may be found when it starts
   std::uint32_t charged = 0;   // of `tokens`, those that its tenant was served
   std::uint32_t cached = 0;
   std::uint32_t preemptions = 0;
@@ -106,7 +106,7 @@ struct Sequence {
     view.state = running ? (out_of_credit() ? PlannerSequence::State::paused
                                             : PlannerSequence::State::running)
                          : PlannerSequence::State::waiting;
-    view.computed = computed;
+    view.computed = running ? computed : expected;
     view.target = target();
     view.samples = samples();
     if (scores_prompt()) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <iterator>
 #include <mutex>
+#include <semaphore>
 #include <stdexcept>
 #include <thread>
 
@@ -588,6 +589,70 @@ TEST(Engine, RefusesAtOnceWhatWouldWaitLongerThanItsObjective) {
   EXPECT_LE(accepted, 14U) << "of 10 ideally";
   EXPECT_TRUE(submit(CapacityClass::batch)) << "may wait";
   EXPECT_TRUE(submit(CapacityClass::low_latency, "bob")) << "has nothing ahead but a fair part";
+}
+
+// Steps as slow as a test lets them be.
+struct Steps {
+  std::counting_semaphore<> permits{0};
+  FakeModelOptions options() {
+    FakeModelOptions options;
+    options.on_forward = [this](std::span<const SequenceChunk>) {
+      (void)permits.try_acquire_for(10s);
+    };
+    return options;
+  }
+};
+
+TEST(Engine, StepsStartAllThatFindMostOfTheirPrompts) {
+  auto config = small();
+  config.step_cost = {.base = 1e-3, .per_token = 1e-3, .per_attended = 0, .per_row = 0};
+  Steps steps;
+  EngineHarness harness(config, 256, steps.options());
+  steps.permits.release(10'000);
+  ASSERT_TRUE(harness.engine().submit(make_request(1, make_prompt(385, 1), 2)));
+  ASSERT_EQ(harness.outcome(1).tokens.size(), 2U);
+  while (steps.permits.try_acquire()) {
+  }
+  // Beside one that decodes prompts have 28 ms, and these would take 385 each if nothing were
+  // known.
+  ASSERT_TRUE(harness.engine().submit(endless(2)));
+  for (std::uint64_t id = 3; id < 8; ++id) {
+    ASSERT_TRUE(harness.engine().submit(make_request(id, make_prompt(385, 1), 20)));
+  }
+  const auto before = harness.engine().stats().steps_total;
+  steps.permits.release(3);
+  EXPECT_TRUE(harness.wait_tokens(7, 1));
+  EXPECT_LE(harness.engine().stats().steps_total, before + 3);
+  harness.engine().cancel(RequestId{2});
+  steps.permits.release(10'000);
+}
+
+TEST(Engine, WhatWasKnownOfEarlierPromptsIsNotExpectedOfThoseThatCame) {
+  auto config = small();
+  config.ttft_objective = 1s;
+  config.chunk_tokens = config.limits.tokens;
+  config.step_cost = {.base = 1e-3, .per_token = 1e-3, .per_attended = 0, .per_row = 0};
+  Steps steps;
+  EngineHarness harness(config, 512, steps.options());
+  steps.permits.release(10'000);
+  std::uint64_t id = 0;
+  for (int i = 0; i < 60; ++i) {
+    ASSERT_TRUE(harness.engine().submit(make_request(++id, make_prompt(400, 1), 2)));
+    ASSERT_EQ(harness.outcome(id).tokens.size(), 2U);
+  }
+  while (steps.permits.try_acquire()) {
+  }
+  // One comes in each step, with 64 tokens a step to compute, and all would take 0.4 s.
+  int accepted = 0;
+  for (; accepted < 30; ++accepted) {
+    const auto step = harness.engine().stats().steps_total;
+    if (!harness.engine().submit(make_request(++id, make_prompt(400, id), 2))) break;
+    steps.permits.release();
+    ASSERT_TRUE(harness.wait_stats([&](const auto& s) { return s.steps_total > step; }));
+  }
+  EXPECT_GE(accepted, 2);
+  EXPECT_LE(accepted, 5);
+  steps.permits.release(10'000);
 }
 
 TEST(Engine, RedAdmitsWhatIsGuaranteedAndNothingElse) {
