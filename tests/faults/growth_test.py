@@ -93,10 +93,11 @@ def eat_and_give_back(tmp_path, outer, group, eaters, limit, rate_mib):
         return [e["level"] for e in server.events() if e["kind"] == "level"]
 
     def eat_until_left(left, rate_mib):
-        """Steps of half a second; returns when the limit would be reached at that rate."""
+        """In bites, none of which is enough for the next level; returns when the limit would be
+        reached at that rate."""
         while outer.unreclaimable_bytes() < limit - left:
-            next_at = time.monotonic() + 0.5
-            assert eater.eat(rate_mib * MIB // 2), "the eater was killed"
+            next_at = time.monotonic() + 1 / rate_mib
+            assert eater.eat(MIB), "the eater was killed"
             time.sleep(max(0, next_at - time.monotonic()))
         return time.time() + (limit - outer.unreclaimable_bytes()) / (rate_mib * MIB)
 

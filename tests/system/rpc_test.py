@@ -137,6 +137,11 @@ def test_embeds(server):
     run(main())
 
 
+def paused(server):
+    nodes = json.loads(server.cli("status", "-o", "json").stdout)["nodes"]
+    return sum(engine["paused"] for engine in nodes[0]["engines"])
+
+
 def test_a_slow_sink_holds_the_sequence_back(server):
     """With a sink that takes its time, the server pauses instead of buffering without end."""
 
@@ -145,11 +150,10 @@ def test_a_slow_sink_holds_the_sequence_back(server):
         slow = asyncio.ensure_future(
             session.generate(request(maxTokens=2000, ignoreEos=True), Sink(delay=0.05))
         )
-        await asyncio.sleep(6)
-        engines = json.loads(
-            (await asyncio.to_thread(server.cli, "status", "-o", "json")).stdout
-        )["nodes"][0]["engines"]
-        assert sum(e["paused"] for e in engines) == 1
+        until = time.monotonic() + 20
+        while await asyncio.to_thread(paused, server) != 1:
+            assert time.monotonic() < until, "it never paused"
+            await asyncio.sleep(0.2)
         quick = Sink()  # and slows no other
         start = time.monotonic()
         await session.generate(request(), quick)
