@@ -92,6 +92,35 @@ HWY_INLINE void AccumulateDims(DF d, const float* HWY_RESTRICT weights, const Ti
 // Highway's AVX-512 target knows nothing of this instruction; active_isa() says whether it is
 // there.
 #define PLIMSOLL_KERNEL __attribute__((target("avx512bf16"), noinline))
+#define PLIMSOLL_PART __attribute__((target("avx512bf16"), always_inline)) inline
+static_assert(vectors_per_group == 1);
+
+// sum[r, column] += factors[r * stride] * x[column], of pairs.
+template <std::size_t Rows, std::size_t Columns>
+PLIMSOLL_PART void AddPairs(const std::uint32_t* HWY_RESTRICT factors, std::size_t stride,
+                            const __m512bh (&x)[Columns], __m512 (&sum)[Rows][Columns]) {
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < Rows; ++r) {
+    const auto factor = (__m512bh)_mm512_set1_epi32(static_cast<int>(factors[r * stride]));
+#pragma GCC unroll 4
+    for (std::size_t c = 0; c < Columns; ++c) {
+      sum[r][c] = _mm512_dpbf16_ps(sum[r][c], x[c], factor);
+    }
+  }
+}
+
+// out[r * stride + column * 16] = sum[r, column].
+template <std::size_t Rows, std::size_t Columns>
+PLIMSOLL_PART void StoreSums(const __m512 (&sum)[Rows][Columns], std::size_t stride,
+                             float* HWY_RESTRICT out) {
+#pragma GCC unroll 6
+  for (std::size_t r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t c = 0; c < Columns; ++c) {
+      _mm512_storeu_ps(out + r * stride + c * lanes, sum[r][c]);
+    }
+  }
+}
 
 template <std::size_t Rows, std::size_t Groups>
 PLIMSOLL_KERNEL void ScorePairs(const std::uint32_t* HWY_RESTRICT q, std::size_t pairs,
@@ -111,22 +140,9 @@ PLIMSOLL_KERNEL void ScorePairs(const std::uint32_t* HWY_RESTRICT q, std::size_t
     for (std::size_t c = 0; c < Groups; ++c) {
       keys[c] = (__m512bh)_mm512_loadu_si512(k[c] + i * tile.k_stride);
     }
-#pragma GCC unroll 6
-    for (std::size_t r = 0; r < Rows; ++r) {
-      const auto x = (__m512bh)_mm512_set1_epi32(static_cast<int>(q[i * query_rows + r]));
-#pragma GCC unroll 4
-      for (std::size_t c = 0; c < Groups; ++c) {
-        sum[r][c] = _mm512_dpbf16_ps(sum[r][c], keys[c], x);
-      }
-    }
+    AddPairs(q + i * query_rows, 1, keys, sum);
   }
-#pragma GCC unroll 6
-  for (std::size_t r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-    for (std::size_t c = 0; c < Groups; ++c) {
-      _mm512_storeu_ps(scores + r * tile_keys + (g + c) * group_keys, sum[r][c]);
-    }
-  }
+  StoreSums(sum, tile_keys, scores + g * group_keys);
 }
 
 // For Vectors * 16 dimensions from i = `first` on. weights: [Rows, tile_keys] floats apart, pairs.
@@ -156,24 +172,11 @@ PLIMSOLL_KERNEL void AccumulatePairs(const float* weights, const Tile<NativeBf16
     for (std::size_t c = 0; c < Vectors; ++c) {
       v[c] = (__m512bh)_mm512_and_si512(_mm512_loadu_si512(at + c * lanes), seen);
     }
-#pragma GCC unroll 6
-    for (std::size_t r = 0; r < Rows; ++r) {
-      const auto weight =
-          (__m512bh)_mm512_set1_epi32(static_cast<int>(pairs_of_rows[r * tile_keys + pair]));
-#pragma GCC unroll 4
-      for (std::size_t c = 0; c < Vectors; ++c) {
-        sum[r][c] = _mm512_dpbf16_ps(sum[r][c], v[c], weight);
-      }
-    }
+    AddPairs(pairs_of_rows + pair, tile_keys, v, sum);
   }
-#pragma GCC unroll 6
-  for (std::size_t r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-    for (std::size_t c = 0; c < Vectors; ++c) {
-      _mm512_storeu_ps(out + r * head_dim + first + c * lanes, sum[r][c]);
-    }
-  }
+  StoreSums(sum, head_dim, out + first);
 }
+#undef PLIMSOLL_PART
 #undef PLIMSOLL_KERNEL
 
 template <std::size_t Rows>
