@@ -247,11 +247,11 @@ void LoopEngine::read_views() {
   std::uint32_t waiting = 0;
   for (const auto& sequence : sequences_) {
     if (sequence->done || (!sequence->running && sequence->out_of_credit())) continue;
-    if (!sequence->running && waiting++ < most_starts) expect_prefix(*sequence);
     if (sequence->fetch != nullptr &&
         restore_.waits(*sequence, Clock::now(), cacheable_blocks(sequence->request), make_room)) {
       continue;
     }
+    if (!sequence->running && waiting++ < most_starts) expect_prefix(*sequence);
     views_.push_back(sequence->view());
     if (config_.speculation && Planner::decodes(views_.back())) sequence->foretell(views_.back());
     viewed_.push_back(sequence.get());
@@ -329,8 +329,8 @@ void LoopEngine::execute(const StepPlan& plan) {
 // So that a step has room for as many sequences as it can start: those that find most of their
 // prompts need little of it.
 void LoopEngine::expect_prefix(Sequence& sequence) {
-  const auto text = std::span(sequence.tokens).first(sequence.target());
-  sequence.expected = looks_up(sequence) ? tree_.matching(sequence.salt, text) : 0;
+  sequence.expected =
+      looks_up(sequence) ? tree_.matching(sequence.salt, sequence.target_text()) : 0;
 }
 
 // Takes what the prefix tree knows of a waiting sequence.
@@ -339,8 +339,7 @@ void LoopEngine::begin(Sequence& sequence) {
   const TenantId& tenant = sequence.request.tenant;
   if (looks_up(sequence)) {
     std::vector<BlockId> rows;
-    sequence.computed = tree_.match(sequence.salt, tenant,
-                                    std::span(sequence.tokens).first(sequence.target()), rows);
+    sequence.computed = tree_.match(sequence.salt, tenant, sequence.target_text(), rows);
     sequence.blocks.assign(std::move(rows), pool_.layout());
     sequence.charged = std::max(sequence.charged, sequence.computed);
   }

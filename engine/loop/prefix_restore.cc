@@ -45,7 +45,7 @@ bool PrefixRestore::begins_to_wait(Sequence& sequence, const StepCost& cost,
   }
   sequence.looked_up = true;
   const std::uint32_t block_tokens = pool_.layout().block_tokens;
-  const auto target = std::span(sequence.tokens).first(sequence.target());
+  const auto target = sequence.target_text();
   // As much as the tree may match: one token is left to compute.
   const auto whole = (target.size() - 1) / block_tokens * block_tokens;
   const std::uint32_t known = tree_.known(sequence.salt, target) / block_tokens;
@@ -74,7 +74,7 @@ bool PrefixRestore::waits(Sequence& sequence, Clock::time_point now, std::uint32
   put_into_tree(sequence, tenant_blocks, make_room);
   sequence.fetch.reset();
   // There may be more than could come at once.
-  const auto target = std::span(sequence.tokens).first(sequence.target());
+  const auto target = sequence.target_text();
   sequence.looked_up =
       tree_.known(sequence.salt, target) <= sequence.fetch_first * pool_.layout().block_tokens;
   return false;

@@ -92,6 +92,7 @@ struct Sequence {
   std::uint32_t target() const {
     return samples() ? static_cast<std::uint32_t>(tokens.size()) : prompt_tokens - 1;
   }
+  std::span<const TokenId> target_text() const { return std::span(tokens).first(target()); }
   bool out_of_credit() const {
     return samples() && emitted >= credit.load(std::memory_order_relaxed);
   }
