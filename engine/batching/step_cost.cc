@@ -62,6 +62,13 @@ double StepCost::prefill_seconds(double decode_seconds, double step_seconds) con
 void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::uint32_t rows,
                            double seconds) {
   if (given_ || tokens == 0 || !(seconds > 0)) return;
+  if (sure_) {
+    const double expected = fitted_.base + fitted_.per_token * tokens +
+                            fitted_.per_attended * static_cast<double>(attended) +
+                            fitted_.per_row * rows;
+    const double ratio = std::clamp(seconds / expected, 1 / most_slowness, most_slowness);
+    slowness_ = keep * slowness_ + (1 - keep) * ratio;
+  }
   const auto bits = [](std::uint64_t value, std::size_t most) {
     return std::min<std::size_t>(static_cast<std::size_t>(std::bit_width(value)), most - 1);
   };
@@ -71,13 +78,6 @@ void StepCostEstimate::add(std::uint32_t tokens, std::uint64_t attended, std::ui
   if (index_[at] == 0) {
     means_.emplace_back();
     index_[at] = static_cast<std::uint16_t>(means_.size());
-  }
-  if (sure_) {
-    const double expected = fitted_.base + fitted_.per_token * tokens +
-                            fitted_.per_attended * static_cast<double>(attended) +
-                            fitted_.per_row * rows;
-    const double ratio = std::clamp(seconds / expected, 1 / most_slowness, most_slowness);
-    slowness_ = keep * slowness_ + (1 - keep) * ratio;
   }
   Mean& mean = means_[index_[at] - 1];
   // The first ones count alike, so that a first step that was slow is soon outweighed.
